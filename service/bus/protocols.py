@@ -1,0 +1,51 @@
+"""What the rest of the program may ask of a bus. Kafka and the journal both do all of it; one set of behaviour tests runs against both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from service.core.message import Message, Received
+
+
+class Publisher(Protocol):
+    """Makes records durable."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return once *all* of ``messages`` are durable (acks=all, or fsync). Raises CannotStore: then some may be durable all the same."""
+
+
+class RebalanceListener(Protocol):
+    """Told which partitions are ours. Both calls may take their time; the consumer keeps its membership alive meanwhile."""
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        """Records of ``partitions`` are delivered only after this has returned."""
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        """Stop starting, drain (the consumer waits 5 s at most), then return: finished work is committed and the rest is fenced off."""
+
+
+class Consumer(Protocol):
+    """Reads one topic as a member of a group; offsets are committed only up to the highest contiguous finished one."""
+
+    async def start(self, listener: RebalanceListener) -> None:
+        """Join the group."""
+
+    async def poll(self) -> Sequence[Received]:
+        """The next records, in order for each partition; empty after about a second without any. At most 10 000 of a partition are unfinished, then it is paused."""
+
+    def finish(self, record: Received) -> None:
+        """Nothing more is to be done for ``record``. Ignored when its partition was revoked since."""
+
+    async def commit(self) -> None:
+        """Commit what is contiguously finished."""
+
+    async def stop(self) -> None:
+        """Revoke (listener, drain, commit), then leave."""
+
+
+class PartitionReader(Protocol):
+    """Reads a partition of a compacted topic from its start."""
+
+    def read(self, topic: str, partition: int) -> AsyncIterator[Received]:
+        """Every record up to the end offset seen at the call, oldest first; several of a key may come, the last one counts."""

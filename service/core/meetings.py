@@ -1,0 +1,27 @@
+"""Meetings as Webex shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class Meeting(msgspec.Struct, frozen=True, kw_only=True):
+    """A meeting series. ``fields`` is Webex's whole object, by Webex's names; a meeting has registration where it has that object."""
+
+    id: str
+    title: str
+    fields: Mapping[str, Any]
+
+    @property
+    def has_registration(self) -> bool:
+        """Whether people register for this meeting."""
+        return isinstance(self.fields.get("registration"), Mapping)
+
+    @property
+    def host_email(self) -> str:
+        """The host's address, "" where Webex did not give it."""
+        value = self.fields.get("hostEmail")
+        return value if isinstance(value, str) else ""

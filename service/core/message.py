@@ -1,0 +1,30 @@
+"""What the bus carries: records to be written, and records read."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One record to write. Topics are named without the operator's prefix.
+
+    ``partition_by`` decides the partition (Kafka's default partitioner over its UTF-8 bytes): for event topics it equals the
+    key; records of ``work`` and ``ledger`` stand with their organisation, whatever their key.
+    ``value`` None is a tombstone on a compacted topic.
+    """
+
+    topic: str
+    key: str
+    value: bytes | None
+    partition_by: str
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """One record read, with its place. ``timestamp`` is in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes | None
+    timestamp: int
