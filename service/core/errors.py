@@ -1,20 +1,24 @@
-"""Every error of this program, drawn as a tree. A class says what should happen next; shells obey and never ask which it is.
+"""Every error of this program, drawn as a tree. A class says what should happen next, and the shells obey.
 
-    EventProcessorError
-    ├── RequestRefused             the receiver answers ``http_status``
-    │   ├── BadSignature               401
-    │   ├── BodyTooLarge               413
-    │   ├── UnsupportedMediaType       415
-    │   └── CannotStore                503, with ``retry_after``
-    ├── WebexError                 a controller obeys ``reaction``
-    │   ├── WebexThrottled             wait ``retry_after``, then try again    (429, 423)
-    │   ├── WebexUnavailable           back off, look, then try again          (5xx, network, timeout)
-    │   ├── WebexNotFound              look again later                        (404)
-    │   ├── WebexUnauthorized          the credential is at fault              (401, 403)
-    │   └── WebexRejected              permanent: will not succeed as it is    (other 4xx, unreadable answers)
-    ├── PolicyError                the file is refused, with line and column
-    ├── SettingsError              exit code 2, every problem at once
-    └── JournalError               the journal cannot be trusted or opened
+EventProcessorError
+├── RequestRefused             the receiver answers ``http_status``
+│   ├── MalformedRequest           400
+│   ├── BadSignature               401
+│   ├── BodyTooSlow                408
+│   ├── BodyTooLarge               413
+│   ├── UnsupportedMediaType       415
+│   └── CannotStore                503, with ``retry_after``
+│       └── Overloaded                 the same, before anything was tried
+├── WebexError                 a controller obeys ``reaction``
+│   ├── WebexThrottled             wait ``retry_after``, then try again    (429, 423)
+│   ├── WebexUnavailable           back off, look, then try again          (5xx, network, timeout)
+│   ├── WebexNotFound              look again later                        (404)
+│   ├── WebexUnauthorized          the credential is at fault              (401, 403)
+│   └── WebexRejected              permanent: will not succeed as it is    (other 4xx, unreadable answers)
+├── NotOwner                   somebody else acts for that organisation now
+├── PolicyError                the file is refused, with line and column
+├── SettingsError              exit code 2, every problem at once
+└── JournalError               the journal cannot be trusted or opened
 """
 
 from __future__ import annotations
@@ -42,6 +46,15 @@ class RequestRefused(EventProcessorError):
 
     http_status: int
     title: str
+    #: Seconds after which the sender may try again, where that helps.
+    retry_after: int | None = None
+
+
+class MalformedRequest(RequestRefused):
+    """The framing does not fit the body."""
+
+    http_status = 400
+    title = "The request is malformed"
 
 
 class BadSignature(RequestRefused):
@@ -49,6 +62,13 @@ class BadSignature(RequestRefused):
 
     http_status = 401
     title = "The signature is missing or wrong"
+
+
+class BodyTooSlow(RequestRefused):
+    """The body did not arrive within the deadline."""
+
+    http_status = 408
+    title = "The body took too long to arrive"
 
 
 class BodyTooLarge(RequestRefused):
@@ -66,7 +86,7 @@ class UnsupportedMediaType(RequestRefused):
 
 
 class CannotStore(RequestRefused):
-    """Neither Kafka nor the journal could make the event durable within the deadline; the sender should try again."""
+    """Neither Kafka nor the journal could make it durable within the deadline; the sender should try again."""
 
     http_status = 503
     title = "The event cannot be stored now"
@@ -74,6 +94,10 @@ class CannotStore(RequestRefused):
     def __init__(self, message: str = "", *, retry_after: int = 5) -> None:
         super().__init__(message or self.title)
         self.retry_after = retry_after
+
+
+class Overloaded(CannotStore):
+    """Too many events wait to become durable already; nothing was tried with this one."""
 
 
 class WebexError(EventProcessorError):
@@ -130,6 +154,10 @@ class WebexRejected(WebexError):
     reaction = Reaction.PERMANENT
 
 
+class NotOwner(EventProcessorError):
+    """This process may not act for that partition now; whoever may will look at the key again."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a file or a setting; ``line`` and ``column`` count from 1, 0 where there is none."""
@@ -158,3 +186,17 @@ class SettingsError(_WithProblems):
 
 class JournalError(EventProcessorError):
     """The journal cannot be opened, or what it holds is not what was written."""
+
+
+def whereabouts(error: BaseException, *, most: int = 20) -> list[str]:
+    """Where an unexpected ``error`` was raised, innermost frame last: ``service/receiver/app.py:12 store``.
+
+    For logs: an error's message and a frame's locals may hold personal data or a secret, its class and places do not.
+    """
+    places = []
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        places.append(f"{'/'.join(code.co_filename.split('/')[-3:])}:{step.tb_lineno} {code.co_name}")
+        step = step.tb_next
+    return places[-most:]

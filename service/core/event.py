@@ -1,6 +1,6 @@
 """CloudEvents 1.0 in structured JSON mode: the one shape in which events leave this program.
 
-Attributes and their rules: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md; extensions are lower-case letters and digits.
+Attributes and their rules: CloudEvents 1.0.2, sections "Context Attributes" and "JSON Event Format".
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
 
 
-def new_event(
+def new_event(  # noqa: PLR0913 - one argument for each attribute
     *,
     id: str,  # noqa: A002 - CloudEvents' own name
     type: str,  # noqa: A002 - CloudEvents' own name

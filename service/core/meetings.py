@@ -9,7 +9,7 @@ import msgspec
 
 
 class Meeting(msgspec.Struct, frozen=True, kw_only=True):
-    """A meeting series. ``fields`` is Webex's whole object, by Webex's names; a meeting has registration where it has that object."""
+    """A meeting series. ``fields`` is Webex's whole object, by Webex's names."""
 
     id: str
     title: str
@@ -17,7 +17,7 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_registration(self) -> bool:
-        """Whether people register for this meeting."""
+        """Whether people register for this meeting: then it has the ``registration`` object."""
         return isinstance(self.fields.get("registration"), Mapping)
 
     @property

@@ -13,14 +13,15 @@ from service.core.message import Message
 #: With a single credential everything has one key, whatever ``orgId`` an event carries.
 ONLY_ORGANIZATION = "default"
 
-#: Event types, without the version, after which the processor has to look. Participants, recordings and transcripts trigger nothing.
+#: Event types after which the processor has to look. Participants, recordings and transcripts trigger nothing.
 TRIGGERS = ("webex.meeting.", "webex.registrant.", "webex.service-app.")
 
 
 class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="hint", tag_field="kind"):
     """Look at ``series``, because of ``reason`` (an event type, or ``sweep``).
 
-    ``org_id`` is Webex's organisation id as the event had it ("" where it had none); ``host_email`` is the host's address where the event had it: Webex wants it from administrators. ``at`` is RFC 3339.
+    ``org_id`` is Webex's organisation id and ``host_email`` the host's address where the event had them, else "": Webex wants
+    the latter from administrators. ``at`` is RFC 3339.
     """
 
     organization: str

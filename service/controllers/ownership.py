@@ -1,0 +1,93 @@
+"""Who may write to Webex for a partition: leases in the ledger, so that a frozen process cannot act beside its successor.
+
+The owner renews its record every 5 s and starts a write only while its last acked renewal is younger than 8 s. A new owner
+reads at once and writes once the old record is 18 s old, released, absent, or its own. What a frozen owner can still send
+is the one call that it had already started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+
+import structlog
+
+from service.controllers.ledger import Ledger, Place
+from service.controllers.ports import Clock
+from service.core.errors import CannotStore, NotOwner
+from service.core.ledger import Entry, Owner
+
+RENEWAL = 5.0
+FRESH = 8.0
+LEASE = timedelta(seconds=18)
+
+
+class Ownership:
+    """The leases of this process, one for each partition."""
+
+    def __init__(self, ledger: Ledger, *, instance: str, now: Clock) -> None:
+        self._ledger, self._instance, self._now = ledger, instance, now
+        self._places: dict[int, Place] = {}
+        self._renewed: dict[int, float] = {}
+        self._from: dict[int, datetime] = {}
+        self._log = structlog.get_logger()
+
+    def take(self, place: Place) -> None:
+        """Begin to own a restored partition; the first write waits for the lease of the owner before."""
+        if place.partition in self._places:
+            return
+        before = self._ledger.partition(place.partition).owner
+        free = before is None or before.released or before.instance == self._instance
+        self._from[place.partition] = self._now() if before is None or free else before.at + LEASE
+        self._places[place.partition] = place
+
+    async def writable(self, place: Place) -> None:
+        """Return once a write may start now. Raises NotOwner where it may not."""
+        self.take(place)
+        wait = (self._from[place.partition] - self._now()).total_seconds()
+        if wait > 0:
+            self._log.info("ownership.waiting", partition=place.partition, seconds=round(wait, 1))
+            await asyncio.sleep(min(wait, LEASE.total_seconds()))
+        if not self._fresh(place.partition):
+            await self._renew(place)
+        if place.partition not in self._places or not self._fresh(place.partition):
+            raise NotOwner("the lease could not be renewed, or the partition was given up meanwhile")
+
+    def _fresh(self, partition: int) -> bool:
+        renewed = self._renewed.get(partition)
+        return renewed is not None and time.monotonic() - renewed < FRESH
+
+    async def release(self, partition: int) -> None:
+        """Give the partition up in order: its next owner need not wait."""
+        place = self._places.get(partition)
+        self.drop(partition)
+        if place is not None:
+            await self._write(place, released=True)
+
+    def drop(self, partition: int) -> None:
+        """Forget the partition: no write starts for it from here on."""
+        self._places.pop(partition, None)
+        self._renewed.pop(partition, None)
+
+    async def keep(self) -> None:
+        """Renew every lease, for ever."""
+        while True:
+            await asyncio.sleep(RENEWAL)
+            for place in list(self._places.values()):
+                if self._from[place.partition] <= self._now():
+                    await self._renew(place)
+
+    async def _renew(self, place: Place) -> None:
+        asked = time.monotonic()  # the lease counts from before the write, since the others see its record's time
+        if place.partition in self._places and await self._write(place, released=False):
+            self._renewed[place.partition] = asked
+
+    async def _write(self, place: Place, *, released: bool) -> bool:
+        owner = Owner(instance=self._instance, at=self._now(), released=released)
+        try:
+            await self._ledger.record(place, [Entry(kind="owner", subject=str(place.partition), value=owner)])
+        except CannotStore:
+            self._log.warning("ownership.not_renewed", partition=place.partition)
+            return False
+        return True

@@ -1,0 +1,309 @@
+"""The processor: hints from ``work`` become looks, one at a time for each meeting series.
+
+A hint is not the truth. Its offset is finished when a look that *began after it came* has succeeded, or when the ledger
+says that its series still has to be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import structlog
+
+from service.controllers.backlog import Backlog, Key, Waiting
+from service.controllers.ledger import Ledger, Place
+from service.controllers.ownership import Ownership
+from service.controllers.ports import Clock, Observer, Publisher, WorkConsumer
+from service.controllers.registrants import Looked, RegistrantsController, Task
+from service.controllers.sweep import Sweep
+from service.core import work
+from service.core.errors import CannotStore, NotOwner, Reaction, WebexError
+from service.core.ledger import Dirty, Entry
+from service.core.message import Message, Received
+from service.core.retry import backoff
+
+#: A hint that waited this long (s) is remembered in the ledger, so that its partition's offset can move on.
+PARKED = 60.0
+#: Until this long after the first hint, a 404 means "not there yet" (Webhooks guide: REST may lag by 10 minutes).
+LAG = timedelta(minutes=15)
+#: A look whose call is not confirmed yet is repeated after so many seconds.
+SETTLE_AGAIN = 60.0
+#: How long (s) running looks may take to end when a partition goes away; the consumer waits 5 s in all.
+DRAIN = 4.0
+_DELETED = "webex.meeting.deleted.v1"
+
+LookError = WebexError | CannotStore | NotOwner
+
+
+class Processor:
+    """The consumer of ``work``. It is its own rebalance listener."""
+
+    def __init__(  # noqa: PLR0913 - the collaborators are named one by one, where they are plugged together
+        self,
+        *,
+        consumer: WorkConsumer,
+        publisher: Publisher,
+        ledger: Ledger,
+        ownership: Ownership,
+        controller: RegistrantsController,
+        backlog: Backlog,
+        sweep: Sweep,
+        observer: Observer,
+        now: Clock,
+        chance: Callable[[], float],
+        workers: int = 4,
+    ) -> None:
+        self._consumer, self._publisher, self._ledger, self._ownership = consumer, publisher, ledger, ownership
+        self._controller, self._backlog, self._sweep, self._observer = controller, backlog, sweep, observer
+        self._now, self._chance, self._workers = now, chance, workers
+        self._log = structlog.get_logger()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set; then drain, commit and leave. A task that dies takes the others, and us, with it."""
+        await self._consumer.start(self)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                intake = tasks.create_task(self._take_in())
+                others = [tasks.create_task(self._work()) for _ in range(self._workers)]
+                others += [tasks.create_task(job) for job in (self._park(), self._sweep.run(), self._ownership.keep())]
+                await stop.wait()
+                intake.cancel()
+                await self._consumer.stop()
+                for task in others:
+                    task.cancel()
+        finally:
+            self._backlog.discard(lambda _: True)
+            await self._consumer.stop()
+
+    # --- partitions -----------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        """Restore the ledger before the first decision, then take up what it says is unfinished."""
+        for partition in sorted(partitions):
+            records = await self._ledger.restore(partition)
+            self._observer.restored(partition, records)
+            self._log.info("ledger.restored", partition=partition, records=records)
+            for series, memory in self._ledger.partition(partition).series.items():
+                if memory.dirty is not None:
+                    self._backlog.mark(_task_of(memory.dirty, partition, series), first=memory.dirty.since)
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        """Stop starting, drain what runs, give the partitions up."""
+        self._backlog.queue.discard(lambda key: key[0] in partitions)
+        try:
+            async with asyncio.timeout(DRAIN):
+                await self._backlog.queue.idle(lambda key: key[0] in partitions)
+                for partition in partitions:
+                    await self._ownership.release(partition)
+        except (TimeoutError, CannotStore, NotOwner):
+            self._log.warning("processor.drain_cut_short", partitions=sorted(partitions))
+        finally:
+            self._backlog.discard(lambda key: key[0] in partitions)
+            for partition in partitions:
+                self._ownership.drop(partition)
+                self._ledger.forget(partition)
+                self._sweep.forget(partition)
+
+    # --- taking in ------------------------------------------------------------------------------------------------
+
+    async def _take_in(self) -> None:
+        while True:
+            for record in await self._consumer.poll():
+                await self._admit(record)
+            await self._consumer.commit()
+            self._observer.queue_depth(len(self._backlog.queue))
+
+    async def _admit(self, record: Received) -> None:
+        try:
+            hint = work.decode(record.value or b"")
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            await self._bury(record, "notAHint")
+            return
+        place = Place(organization=hint.organization, partition=record.partition)
+        task = Task(
+            place=place,
+            series=hint.series,
+            org_id=hint.org_id,
+            host_email=hint.host_email,
+            traceparent=hint.traceparent,
+        )
+        waiting = self._backlog.mark(task, first=_moment(hint.at) or self._now())
+        waiting.deleted = waiting.deleted or hint.reason == _DELETED
+        self._backlog.add_hint(waiting, record)
+
+    async def _bury(self, record: Received, reason: str) -> None:
+        """A record that cannot be read goes to the dead letters; only then is its offset finished."""
+        letter = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "reason": reason,
+            "valueBase64": base64.b64encode(record.value or b"").decode(),
+        }
+        message = Message(
+            topic="dead-letters", key=record.key, value=msgspec.json.encode(letter), partition_by=record.key
+        )
+        await self._publish_at_last(message)
+        self._consumer.finish(record)
+        self._log.error("work.buried", partition=record.partition, offset=record.offset, reason=reason)
+
+    async def _publish_at_last(self, message: Message) -> None:
+        while True:
+            try:
+                return await self._publisher.publish([message])
+            except CannotStore:
+                await asyncio.sleep(1.0)
+
+    # --- working --------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._backlog.queue.get()
+            try:
+                await self._take_up(key)
+            finally:
+                self._backlog.queue.done(key)
+
+    async def _take_up(self, key: Key) -> None:
+        waiting = self._backlog.get(key)
+        if waiting is None:
+            return
+        if (early := waiting.not_before - time.monotonic()) > 0:
+            self._backlog.postpone(waiting, early)
+            return
+        answered = dict(waiting.hints)  # hints that come from here on want a look of their own
+        try:
+            await self._look(waiting, answered)
+        except (WebexError, CannotStore, NotOwner) as error:
+            await self._failed(waiting, answered, error)
+
+    async def _look(self, waiting: Waiting, answered: dict[int, Received]) -> None:
+        task, waiting.task = waiting.task, replace(waiting.task, full=False)
+        self._sweep.looked(waiting.key)
+        try:
+            looked = await self._controller.look(task)
+        except (WebexError, CannotStore, NotOwner):
+            waiting.task = replace(waiting.task, full=waiting.task.full or task.full)
+            raise
+        await self._settle(waiting, answered)
+        self._tell(task, looked)
+        if looked.again:
+            self._backlog.mark(task, delay=SETTLE_AGAIN)
+
+    async def _settle(self, waiting: Waiting, answered: dict[int, Received]) -> None:
+        """The hints that came before the look are answered."""
+        place, series = waiting.task.place, waiting.task.series
+        if self._ledger.series(place, series).dirty is not None:
+            await self._ledger.record(place, [Entry(kind="dirty", subject=series, value=None)])
+        for record in answered.values():
+            self._consumer.finish(record)
+        self._backlog.settle(waiting, answered)
+
+    def _tell(self, task: Task, looked: Looked) -> None:
+        self._observer.looked(looked.result)
+        tell = self._log.info if looked.decided else self._log.debug
+        tell(
+            "look.finished",
+            series=task.series,
+            result=looked.result,
+            registrants=looked.registrants,
+            decided=looked.decided,
+        )
+
+    async def _failed(self, waiting: Waiting, answered: dict[int, Received], error: LookError) -> None:
+        """Back off, or give up where another look would find the same; the next owner does the rest."""
+        if not self._ledger.owns(waiting.task.place.partition):
+            return
+        waiting.attempts += 1
+        delay = self._delay(waiting, error)
+        self._observer.looked("failed")
+        self._log.warning(
+            "look.failed",
+            series=waiting.task.series,
+            error=type(error).__name__,
+            status=getattr(error, "status", None),
+            tracking_id=getattr(error, "tracking_id", None),
+            attempt=waiting.attempts,
+            again_in=None if delay is None else round(delay, 1),
+        )
+        if delay is not None:
+            self._backlog.postpone(waiting, delay)
+            return
+        await self._give_up(waiting, answered)
+
+    async def _give_up(self, waiting: Waiting, answered: dict[int, Received]) -> None:
+        """Leave the series to the next sweep or hint; one that was deleted is forgotten."""
+        place, series = waiting.task.place, waiting.task.series
+        try:
+            if waiting.deleted and self._ledger.series(place, series).meeting is not None:
+                await self._ledger.record(place, [Entry(kind="meeting", subject=series, value=None)])
+            waiting.task = replace(waiting.task, full=False)
+            await self._settle(waiting, answered)
+        except (CannotStore, NotOwner):
+            self._backlog.postpone(waiting, 5.0)
+
+    def _delay(self, waiting: Waiting, error: LookError) -> float | None:
+        """Seconds until the next try; None where another look would find the same."""
+        wait = max(backoff(waiting.attempts, base=1.0, cap=60.0, chance=self._chance()), 0.5)
+        if not isinstance(error, WebexError):
+            return wait
+        match error.reaction:
+            case Reaction.RETRY_AFTER:
+                return max(error.retry_after or 0.0, wait)
+            case Reaction.LOOK_AGAIN:
+                young = waiting.first is not None and self._now() - waiting.first < LAG
+                return wait if young and not waiting.deleted else None
+            case Reaction.CREDENTIALS:
+                return 60.0
+            case Reaction.PERMANENT:
+                return None
+            case _:
+                return wait
+
+    # --- parking --------------------------------------------------------------------------------------------------
+
+    async def _park(self) -> None:
+        """Hints that waited for a minute are remembered in the ledger instead, so that their partition moves on."""
+        while True:
+            await asyncio.sleep(PARKED / 12)
+            old = time.monotonic() - PARKED
+            for waiting in self._backlog:
+                parked = {offset: hint for offset, hint in waiting.hints.items() if waiting.came[offset] < old}
+                if parked:
+                    await self._remember(waiting, parked)
+
+    async def _remember(self, waiting: Waiting, parked: dict[int, Received]) -> None:
+        task = waiting.task
+        dirty = Dirty(
+            organization=task.place.organization,
+            since=waiting.first or self._now(),
+            org_id=task.org_id,
+            host_email=task.host_email,
+        )
+        try:
+            await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=dirty)])
+        except (CannotStore, NotOwner):
+            return  # they go on waiting, unfinished
+        for hint in parked.values():
+            self._consumer.finish(hint)
+        waiting.forget(parked)
+        self._log.info("work.parked", series=task.series, hints=len(parked))
+
+
+def _task_of(dirty: Dirty, partition: int, series: str) -> Task:
+    place = Place(organization=dirty.organization, partition=partition)
+    return Task(place=place, series=series, org_id=dirty.org_id, host_email=dirty.host_email)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

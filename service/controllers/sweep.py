@@ -1,0 +1,60 @@
+"""The sweep: every known meeting with registration is looked at in time, since registrants have no webhook."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from service.controllers.backlog import Backlog, Key
+from service.controllers.ledger import Ledger, Place
+from service.controllers.ports import Clock
+from service.controllers.registrants import Task
+from service.core.schedule import Due, due
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The longest time that a known meeting goes without a look, and without a full one."""
+
+    look: timedelta
+    full_look: timedelta
+
+
+class Sweep:
+    """Marks the meetings whose look is due."""
+
+    def __init__(self, *, ledger: Ledger, backlog: Backlog, intervals: Intervals, now: Clock) -> None:
+        self._ledger, self._backlog, self._intervals, self._now = ledger, backlog, intervals, now
+        self._looked: dict[Key, datetime] = {}
+
+    def looked(self, key: Key) -> None:
+        """A look at this series began now, for whatever reason."""
+        self._looked[key] = self._now()
+
+    def forget(self, partition: int) -> None:
+        """The partition is somebody else's now."""
+        self._looked = {key: at for key, at in self._looked.items() if key[0] != partition}
+
+    async def run(self) -> None:
+        """Mark what is due, for ever."""
+        while True:
+            await asyncio.sleep(min(1.0, self._intervals.look.total_seconds() / 2))
+            self.mark_due()
+
+    def mark_due(self) -> None:
+        """Mark every known meeting whose look is due and that does not wait already."""
+        for partition, series, memory in list(self._ledger.known()):
+            key, known = (partition, series), memory.meeting
+            if known is None or key in self._backlog:
+                continue
+            kind = due(
+                known,
+                looked=self._looked.get(key),
+                now=self._now(),
+                interval=self._intervals.look,
+                full_interval=self._intervals.full_look,
+            )
+            if kind is not Due.NOTHING:
+                place = Place(organization=known.organization, partition=partition)
+                self._backlog.mark(Task(place=place, series=series, full=kind is Due.FULL))
