@@ -1,0 +1,106 @@
+"""The controllers on a real journal, with Webex at its port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.bus.journal import Journal
+from service.bus.journal_bus import JournalPublisher, JournalReader
+from service.controllers.ledger import Ledger, Place
+from service.controllers.ownership import Ownership
+from service.controllers.registrants import Looked, RegistrantsController, Task
+from service.core import event, policy
+from service.core.event import CloudEvent
+from service.core.policy import Policy
+from tests.fakes import CountingObserver, FakeWebex, PickyPublisher
+
+SERIES = "5" * 32
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PLACE = Place(organization="default", partition=0)
+POLICY = """
+version: 1
+lists: {partners: [example.org], rivals: [rival.example]}
+rules:
+  - {name: partners-in, when: registrant.emailDomain in lists.partners, then: approve, notify: false, reason: A partner}
+  - {name: rivals-out, when: registrant.emailDomain in lists.rivals, then: reject, reason: A rival}
+"""
+
+
+@dataclass
+class Desk:
+    """One registrants controller with everything that it works with; :meth:`restarted` gives the next process."""
+
+    journal: Journal
+    webex: FakeWebex
+    publisher: PickyPublisher
+    policy: Policy
+    now: datetime = START
+    instance: str = "one"
+    observer: CountingObserver = field(default_factory=CountingObserver)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(reader=JournalReader(self.journal), publisher=self.publisher)
+        self.ownership = Ownership(self.ledger, instance=self.instance, now=self.clock)
+        self.controller = RegistrantsController(
+            webex=self.webex,
+            ledger=self.ledger,
+            ownership=self.ownership,
+            policy=lambda: self.policy,
+            observer=self.observer,
+            receiver="test",
+            now=self.clock,
+        )
+
+    def clock(self) -> datetime:
+        """The desk's own time."""
+        return self.now
+
+    async def restarted(self, *, instance: str = "one") -> Desk:
+        """A new process on the same journal, its ledger restored."""
+        desk = Desk(self.journal, self.webex, self.publisher, self.policy, self.now, instance)
+        await desk.ledger.restore(0)
+        return desk
+
+    async def look(self, *, minutes: float = 0, full: bool = False) -> Looked:
+        """Look, so many minutes later."""
+        self.now += timedelta(minutes=minutes)
+        return await self.controller.look(Task(place=PLACE, series=SERIES, org_id="org", full=full))
+
+    async def facts(self) -> list[CloudEvent]:
+        """Every registrant event published."""
+        _, following = await self.journal.bounds("registrants")
+        records = await self.journal.read("registrants", 0, following) if following else []
+        return [event.decode(record.message.value or b"") for record in records]
+
+    async def told(self) -> list[tuple[str, str]]:
+        """``(registrant, what happened)`` of every fact, in order."""
+        return [(fact.data["id"], fact.type.split(".")[2]) for fact in await self.facts()]
+
+    async def ledger_kinds(self) -> list[str]:
+        """The kinds of the ledger's records, in order."""
+        _, following = await self.journal.bounds("ledger")
+        return [one.message.key.split("/")[0] for one in await self.journal.read("ledger", 0, following)]
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    """A journal of its own."""
+    async with await Journal.open(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def desk(journal: Journal) -> Desk:
+    """A controller with three people: a partner, a rival and somebody unknown."""
+    webex = FakeWebex(series=SERIES, registration={"maxRegisterNum": 100})
+    for id_, domain in (("partner", "example.org"), ("rival", "rival.example"), ("unknown", "example.com")):
+        webex.register(id_, email=f"{id_}@{domain}", at=START - timedelta(days=1))
+    publisher = PickyPublisher(JournalPublisher(journal), lambda _: False)
+    made = Desk(journal, webex, publisher, policy.parse(POLICY))
+    await made.ledger.restore(0)
+    return made

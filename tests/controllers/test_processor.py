@@ -1,0 +1,193 @@
+"""The processor: hints become looks, and offsets move only past what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+import pytest
+
+from service.bus.journal import Journal
+from service.bus.journal_bus import JournalConsumer
+from service.controllers.backlog import Backlog
+from service.controllers.processor import Processor
+from service.controllers.sweep import Intervals, Sweep
+from service.core import event, work
+from service.core.errors import WebexNotFound, WebexThrottled, WebexUnavailable
+from service.core.message import Message
+from service.core.work import Hint
+from tests.controllers.conftest import SERIES, START, Desk
+
+OTHER = "6" * 32
+GROUP = "processors"
+
+
+def hint(series: str = SERIES, *, reason: str = "webex.meeting.updated.v1") -> Message:
+    return work.to_message(
+        Hint(organization="default", series=series, reason=reason, at=event.rfc3339(START), org_id="org")
+    )
+
+
+def processor(desk: Desk, *, interval: float = 3600) -> Processor:
+    backlog = Backlog()
+    intervals = Intervals(look=timedelta(seconds=interval), full_look=timedelta(hours=1))
+    return Processor(
+        consumer=JournalConsumer(desk.journal, topic="work", group=GROUP),
+        publisher=desk.publisher,
+        ledger=desk.ledger,
+        ownership=desk.ownership,
+        controller=desk.controller,
+        backlog=backlog,
+        sweep=Sweep(ledger=desk.ledger, backlog=backlog, intervals=intervals, now=desk.clock),
+        observer=desk.observer,
+        now=desk.clock,
+        chance=lambda: 0.0,
+        workers=2,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(desk: Desk, *, interval: float = 3600) -> AsyncIterator[None]:
+    """A processor that works inside the block and is stopped in order at its end."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(processor(desk, interval=interval).run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def until(true: Callable[[], bool], *, within: float = 8) -> None:
+    async with asyncio.timeout(within):
+        while not true():  # noqa: ASYNC110 - what is waited for is anything a test can see
+            await asyncio.sleep(0.02)
+
+
+async def committed(journal: Journal) -> int | None:
+    return await journal.committed(GROUP, "work")
+
+
+async def test_a_hint_becomes_a_look_and_its_offset_is_committed(desk: Desk) -> None:
+    """A hint makes the controller look at its series; when that is done, the offset behind it is committed."""
+    await desk.publisher.publish([hint(), hint(), hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+
+    assert desk.webex.people["partner"].status == "approved"
+    assert len(desk.webex.made("list_registrants")) <= 2
+    assert await committed(desk.journal) == 3
+
+
+async def test_a_failing_key_does_not_hold_up_the_others_and_is_not_committed(desk: Desk) -> None:
+    """A series whose look fails waits with backoff; others go on; its hint stays uncommitted for the next process."""
+    desk.webex.failures["get_meeting"] = [WebexUnavailable("down", status=503)]
+    desk.webex.failures["list_registrants"] = [WebexThrottled("slow down", status=429, retry_after=60)]
+    await desk.publisher.publish([hint(), hint(OTHER)])
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["failed", "failed", "finished"] or len(desk.observer.looks) > 3)
+
+    assert await committed(desk.journal) in (0, 1)
+
+
+async def test_an_unfinished_hint_comes_again_after_a_restart(desk: Desk) -> None:
+    """What a stopped process left undone, the next one does."""
+    desk.webex.failures["list_registrants"] = [WebexThrottled("slow down", status=429, retry_after=60)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: bool(desk.observer.looks))
+    assert desk.webex.made("change_status") == []
+
+    desk = await desk.restarted()
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+    assert await committed(desk.journal) == 1
+
+
+@pytest.mark.parametrize(
+    ("minutes", "looks"),
+    [pytest.param(14, ["failed", "finished"], id="soon"), pytest.param(16, ["failed"], id="late")],
+)
+async def test_not_found_means_look_again_later_for_a_quarter_of_an_hour(
+    desk: Desk, minutes: float, looks: list[str]
+) -> None:
+    """A 404 within 15 minutes of the hint is looked at again; a later one is taken for an answer."""
+    desk.now += timedelta(minutes=minutes)
+    desk.webex.failures["get_meeting"] = [WebexNotFound("not there", status=404)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: len(desk.observer.looks) >= len(looks))
+        await asyncio.sleep(1.2)
+
+    assert desk.observer.looks == looks
+    assert await committed(desk.journal) == 1
+
+
+async def test_a_deleted_meeting_is_forgotten(desk: Desk) -> None:
+    """When a meeting was deleted and is not found, the sweep no longer knows it."""
+    await desk.look()
+    desk.webex.failures["get_meeting"] = [WebexNotFound("gone", status=404)]
+    await desk.publisher.publish([hint(reason="webex.meeting.deleted.v1")])
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["failed"])
+        assert [series for _, series, memory in desk.ledger.known() if memory.meeting] == []
+
+
+async def test_a_record_that_is_no_hint_goes_to_the_dead_letters(desk: Desk) -> None:
+    """Poison is kept with its coordinates and does not stop what comes behind it."""
+    poison = Message(topic="work", key="default", value=b"\xff not a hint", partition_by="default")
+    await desk.publisher.publish([poison, hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+
+    (letter,) = await desk.journal.read("dead-letters", 0, 10)
+    assert b'"topic":"work","partition":0,"offset":0,"reason":"notAHint"' in (letter.message.value or b"")
+    assert await committed(desk.journal) == 2
+
+
+async def test_the_sweep_finds_those_for_whom_no_webhook_came(desk: Desk) -> None:
+    """A known meeting is looked at again without any hint."""
+    await desk.look()
+    desk.webex.register("late", at=desk.now)
+    async with running(desk, interval=0.2):
+        await until(lambda: desk.webex.people["late"].status == "approved")
+
+
+async def test_a_hint_that_waits_is_remembered_in_the_ledger(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hint that cannot be answered for a minute lets its partition move on, and is taken up by the next process."""
+    monkeypatch.setattr("service.controllers.processor.PARKED", 0.3)
+    desk.webex.failures["list_registrants"] = [WebexThrottled("slow down", status=429, retry_after=60)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: any(memory.dirty for _, _, memory in desk.ledger.known()))
+        await asyncio.sleep(1.1)
+    assert await committed(desk.journal) == 1
+
+    desk = await desk.restarted()
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+        assert not any(memory.dirty for _, _, memory in desk.ledger.known())
+
+
+async def test_a_bus_that_cannot_store_only_delays(desk: Desk) -> None:
+    """While the ledger cannot be written nothing is asked of Webex, and afterwards everything is done."""
+    desk.publisher.refuse = lambda message: message.topic == "ledger"
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: desk.observer.looks.count("failed") >= 1)
+        assert desk.webex.made("change_status") == []
+        desk.publisher.refuse = lambda _: False
+        await until(lambda: "finished" in desk.observer.looks)
+
+    assert desk.webex.people["partner"].status == "approved"
+
+
+async def test_a_task_that_dies_ends_the_processor(desk: Desk) -> None:
+    """A bug in one task is not survived in silence: the processor ends with it."""
+    desk.webex.failures["get_meeting"] = [ZeroDivisionError("a bug")]  # type: ignore[list-item]  # not a WebexError on purpose
+    await desk.publisher.publish([hint()])
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.timeout(8):
+            await processor(desk).run(asyncio.Event())
