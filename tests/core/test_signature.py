@@ -1,0 +1,180 @@
+"""Signatures: what is accepted, what is refused, and which of several decides."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.errors import BadSignature
+from service.core.signature import SignatureMode, sign, verify
+
+# RFC 2202 (SHA-1) and RFC 4231 (SHA-2), test case 2.
+KEY = b"Jefe"
+BODY = b"what do ya want for nothing?"
+SHA1 = b"effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"
+SHA256 = b"5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+SHA512 = (
+    b"164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554"
+    b"9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737"
+)
+WRONG1, WRONG256, WRONG512 = b"0" * 40, b"0" * 64, b"0" * 128
+
+
+def spark(value: bytes) -> tuple[bytes, bytes]:
+    return b"x-spark-signature", value
+
+
+def webex(value: bytes) -> tuple[bytes, bytes]:
+    return b"x-webex-signature", value
+
+
+BOTH = webex(b"SHA-256=" + SHA256 + b", SHA-512=" + SHA512)
+AUTO, SPARK, WEBEX = SignatureMode.AUTO, SignatureMode.SPARK, SignatureMode.WEBEX
+
+
+def test_the_published_digests_are_made() -> None:
+    """Signing gives the digests that the RFCs publish, in the two headers that Webex sends."""
+    assert sign(BODY, KEY) == {
+        "X-Spark-Signature": SHA1.decode(),
+        "X-Webex-Signature": f"SHA-256={SHA256.decode()}, SHA-512={SHA512.decode()}",
+    }
+
+
+ACCEPTED = [
+    pytest.param([spark(SHA1)], AUTO, id="the documented one alone"),
+    pytest.param([spark(SHA1.upper())], AUTO, id="upper-case hex"),
+    pytest.param([(b"X-Spark-Signature", SHA1)], AUTO, id="a header name in any case"),
+    pytest.param([spark(SHA1), BOTH], AUTO, id="everything Webex sends"),
+    pytest.param([BOTH], AUTO, id="the strong ones alone"),
+    pytest.param([spark(WRONG1), BOTH], AUTO, id="a strong one makes a weak one irrelevant"),
+    pytest.param([webex(b"SHA-256=" + WRONG256 + b", SHA-512=" + SHA512)], AUTO, id="SHA-512 before SHA-256"),
+    pytest.param([spark(WRONG1), webex(b"SHA-256=" + SHA256)], AUTO, id="SHA-256 before SHA-1"),
+    pytest.param([webex(b"sha256=" + SHA256)], AUTO, id="no hyphen"),
+    pytest.param([webex(b"sha_256 = " + SHA256.upper())], AUTO, id="an underscore, spaces and capitals"),
+    pytest.param([webex(b'SHA-256="' + SHA256 + b'"')], AUTO, id="quotes around the digest"),
+    pytest.param([webex(b'"SHA-256=' + SHA256 + b'"')], AUTO, id="quotes around the pair"),
+    pytest.param([webex(b",, SHA-512=" + SHA512 + b" ,")], AUTO, id="empty parts"),
+    pytest.param([webex(SHA256)], AUTO, id="a bare SHA-256"),
+    pytest.param([webex(b'"' + SHA512 + b'"')], AUTO, id="a bare SHA-512 in quotes"),
+    pytest.param([webex(b"MD5=00, SHA-256=" + SHA256)], AUTO, id="an unknown algorithm beside a known one"),
+    pytest.param([webex(b"SHA-512=beef, SHA-256=" + SHA256)], AUTO, id="a malformed strong one counts as absent"),
+    pytest.param([spark(SHA1), webex(b"v1;whatever")], AUTO, id="an unknown shape counts as absent"),
+    pytest.param([spark(SHA1), webex(b"SHA-384=" + b"0" * 96)], AUTO, id="an unknown algorithm counts as absent"),
+    pytest.param([spark(SHA1), webex(b"SHA-1=" + WRONG1)], AUTO, id="SHA-1 is known in its own header only"),
+    pytest.param([spark(SHA1), webex(b"")], AUTO, id="an empty header counts as absent"),
+    pytest.param([spark(SHA1), webex(b"\xff\xfe\x00")], AUTO, id="bytes that are no text count as absent"),
+    pytest.param([spark(SHA1), webex(WRONG512)], SPARK, id="spark looks at its own header only"),
+    pytest.param([spark(SHA1), BOTH, BOTH], SPARK, id="spark does not count the others"),
+    pytest.param([spark(WRONG1), BOTH], WEBEX, id="webex looks at its own header only"),
+]
+
+
+@pytest.mark.parametrize(("headers", "mode"), ACCEPTED)
+def test_accepted(headers: list[tuple[bytes, bytes]], mode: SignatureMode) -> None:
+    """The strongest signature that is known and well-formed is right: the request is from Webex."""
+    assert verify(BODY, headers, secrets=[KEY], mode=mode) == 0
+
+
+REFUSED = [
+    pytest.param([], AUTO, id="no header at all"),
+    pytest.param([(b"x-hub-signature", b"sha1=" + SHA1)], AUTO, id="another product's header"),
+    pytest.param([spark(b"")], AUTO, id="an empty one"),
+    pytest.param([spark(WRONG1)], AUTO, id="a wrong one"),
+    pytest.param([spark(SHA1[:-1])], AUTO, id="one digit short"),
+    pytest.param([spark(SHA1 + b"0")], AUTO, id="one digit more"),
+    pytest.param([spark(SHA1[:-2] + b" " + SHA1[-2:])], AUTO, id="a space within"),
+    pytest.param([spark(SHA256)], AUTO, id="another algorithm's digest"),
+    pytest.param([spark(b"sha1=" + SHA1)], AUTO, id="a prefix that is not documented"),
+    pytest.param([spark("é".encode() * 20)], AUTO, id="not ASCII"),
+    pytest.param([spark("\u0661".encode() * 20)], AUTO, id="digits of another script"),
+    pytest.param([spark(b"\x00" * 40)], AUTO, id="not text"),
+    pytest.param([spark(SHA1), spark(SHA1)], AUTO, id="the header twice"),
+    pytest.param([spark(SHA1), spark(WRONG1)], AUTO, id="two headers that disagree"),
+    pytest.param([BOTH, BOTH], AUTO, id="the strong header twice"),
+    pytest.param([spark(SHA1), webex(WRONG512)], AUTO, id="a bad bare strong one and a good weak one"),
+    pytest.param([spark(SHA1), webex(b"SHA-256=" + WRONG256)], AUTO, id="a bad SHA-256 and a good SHA-1"),
+    pytest.param(
+        [spark(SHA1), webex(b"SHA-256=" + SHA256 + b", SHA-512=" + WRONG512)], AUTO, id="a bad SHA-512 and a good rest"
+    ),
+    pytest.param([webex(b"SHA-256=" + SHA256 + b", sha256=" + SHA256)], AUTO, id="one algorithm twice"),
+    pytest.param([webex(b"SHA-1=" + SHA1)], AUTO, id="SHA-1 in the strong header"),
+    pytest.param([webex(SHA1)], AUTO, id="a bare SHA-1 in the strong header"),
+    pytest.param([webex(b"SHA-512=" + SHA256)], AUTO, id="an algorithm with another's digest"),
+    pytest.param([BOTH], SPARK, id="spark without its header"),
+    pytest.param([spark(WRONG1), BOTH], SPARK, id="spark is not rescued by the stronger"),
+    pytest.param([spark(SHA1)], WEBEX, id="webex without its header"),
+    pytest.param([spark(SHA1), webex(b"v1;whatever")], WEBEX, id="webex with an unknown shape"),
+]
+
+
+@pytest.mark.parametrize(("headers", "mode"), REFUSED)
+def test_refused(headers: list[tuple[bytes, bytes]], mode: SignatureMode) -> None:
+    """None that decides, a wrong one, or two of a kind: the request is refused, and the reason tells nothing."""
+    with pytest.raises(BadSignature) as refusal:
+        verify(BODY, headers, secrets=[KEY], mode=mode)
+    text = str(refusal.value).lower()
+    assert not any(secret in text for secret in (KEY.decode().lower(), SHA1.decode(), SHA256.decode(), SHA512.decode()))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_each_live_secret_verifies(index: int) -> None:
+    """While secrets rotate each of them is good, and the caller learns which one it was."""
+    secrets = [b"spring", b"summer", b"autumn"]
+    signed = sign(BODY, secrets[index])
+    headers = [(name.lower().encode(), value.encode()) for name, value in signed.items()]
+    assert verify(BODY, headers, secrets=secrets) == index
+
+
+@pytest.mark.parametrize("secrets", [[], [b""], [KEY, b""]], ids=["none", "an empty one", "an empty one among others"])
+def test_an_empty_secret_is_a_mistake_of_ours(secrets: list[bytes]) -> None:
+    """Anybody can sign with an empty secret, so it is never used: that is a programming error, not a refusal."""
+    with pytest.raises(ValueError, match="secret"):
+        verify(BODY, [spark(SHA1)], secrets=secrets)
+
+
+@given(st.binary(), st.binary(min_size=1))
+def test_what_is_signed_verifies(body: bytes, secret: bytes) -> None:
+    """Both headers of any body and secret verify, together and alone."""
+    spark_value, webex_value = (value.encode() for value in sign(body, secret).values())
+    for headers in ([spark(spark_value)], [webex(webex_value)], [spark(spark_value), webex(webex_value)]):
+        assert verify(body, headers, secrets=[secret]) == 0
+
+
+@given(st.binary(min_size=1), st.data())
+def test_one_flipped_bit_in_the_body_is_refused(body: bytes, data: st.DataObject) -> None:
+    """Any one bit of the body makes either header wrong."""
+    spark_value, webex_value = (value.encode() for value in sign(body, KEY).values())
+    changed = flip(body, data.draw(st.integers(0, len(body) * 8 - 1)))
+    for headers in ([spark(spark_value)], [webex(webex_value)]):
+        with pytest.raises(BadSignature):
+            verify(changed, headers, secrets=[KEY])
+
+
+@pytest.mark.parametrize(
+    ("digest", "header"), [(SHA1, spark), (SHA256, webex), (SHA512, webex)], ids=["1", "256", "512"]
+)
+@given(data=st.data())
+def test_one_flipped_bit_in_the_digest_is_refused(digest: bytes, header: object, data: st.DataObject) -> None:
+    """Any one bit of the digest makes it wrong, whether or not what results is still hex."""
+    assert callable(header)
+    raw = flip(bytes.fromhex(digest.decode()), data.draw(st.integers(0, len(digest) * 4 - 1))).hex().encode()
+    text = flip(digest, data.draw(st.integers(0, len(digest) * 8 - 1)))
+    for changed in (raw, *([text] if text.lower() != digest else [])):  # another case spells the same digest
+        with pytest.raises(BadSignature):
+            verify(BODY, [header(changed)], secrets=[KEY])
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"x-spark-signature", b"x-webex-signature", b"other"]), st.binary())))
+def test_any_headers_have_an_answer(headers: list[tuple[bytes, bytes]]) -> None:
+    """Whatever bytes the headers hold, the only error is BadSignature."""
+    for mode in SignatureMode:
+        with pytest.raises(BadSignature):
+            verify(BODY, headers, secrets=[KEY], mode=mode)
+
+
+def flip(raw: bytes, bit: int) -> bytes:
+    """The same bytes but for one bit."""
+    changed = bytearray(raw)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
