@@ -3,12 +3,16 @@
 The owner renews its record every 5 s and starts a write only while its last acked renewal is younger than 8 s. A new owner
 reads at once and writes once the old record is 18 s old, released, absent, or its own. What a frozen owner can still send
 is the one call that it had already started.
+
+A process that stood still for longer than its lease cannot know what happened meanwhile. It writes nothing, not even a
+renewal, until its consumer has had time to hear from the group that its partitions are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -18,16 +22,22 @@ from service.controllers.ports import Clock
 from service.core.errors import CannotStore, NotOwner
 from service.core.ledger import Entry, Owner
 
+PULSE = 1.0
 RENEWAL = 5.0
 FRESH = 8.0
+DOUBT = 4.0
 LEASE = timedelta(seconds=18)
 
 
 class Ownership:
     """The leases of this process, one for each partition."""
 
-    def __init__(self, ledger: Ledger, *, instance: str, now: Clock) -> None:
-        self._ledger, self._instance, self._now = ledger, instance, now
+    def __init__(
+        self, ledger: Ledger, *, instance: str, now: Clock, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ledger, self._instance, self._now, self._monotonic = ledger, instance, now, monotonic
+        self._pulse = monotonic()
+        self._doubt_until = float("-inf")
         self._places: dict[int, Place] = {}
         self._renewed: dict[int, float] = {}
         self._from: dict[int, datetime] = {}
@@ -45,18 +55,30 @@ class Ownership:
     async def writable(self, place: Place) -> None:
         """Return once a write may start now. Raises NotOwner where it may not."""
         self.take(place)
-        wait = (self._from[place.partition] - self._now()).total_seconds()
+        wait = max(self._doubt(), (self._from[place.partition] - self._now()).total_seconds())
         if wait > 0:
             self._log.info("ownership.waiting", partition=place.partition, seconds=round(wait, 1))
             await asyncio.sleep(min(wait, LEASE.total_seconds()))
+            if self._doubt() > 0:
+                raise NotOwner("this process stood still")
         if not self._fresh(place.partition):
             await self._renew(place)
         if place.partition not in self._places or not self._fresh(place.partition):
             raise NotOwner("the lease could not be renewed, or the partition was given up meanwhile")
 
+    def _doubt(self) -> float:
+        """Seconds for which nothing may be written, because this process stood still."""
+        now = self._monotonic()
+        if now - self._pulse > FRESH:
+            self._doubt_until = now + DOUBT
+        self._pulse = now
+        return self._doubt_until - now
+
     def _fresh(self, partition: int) -> bool:
-        renewed = self._renewed.get(partition)
-        return renewed is not None and time.monotonic() - renewed < FRESH
+        return self._age(partition) < FRESH
+
+    def _age(self, partition: int) -> float:
+        return self._monotonic() - self._renewed.get(partition, float("-inf"))
 
     async def release(self, partition: int) -> None:
         """Give the partition up in order: its next owner need not wait."""
@@ -73,13 +95,15 @@ class Ownership:
     async def keep(self) -> None:
         """Renew every lease, for ever."""
         while True:
-            await asyncio.sleep(RENEWAL)
+            await asyncio.sleep(PULSE)
+            if self._doubt() > 0:
+                continue
             for place in list(self._places.values()):
-                if self._from[place.partition] <= self._now():
+                if self._from[place.partition] <= self._now() and self._age(place.partition) >= RENEWAL:
                     await self._renew(place)
 
     async def _renew(self, place: Place) -> None:
-        asked = time.monotonic()  # the lease counts from before the write, since the others see its record's time
+        asked = self._monotonic()  # the lease counts from before the write, since the others see its record's time
         if place.partition in self._places and await self._write(place, released=False):
             self._renewed[place.partition] = asked
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
+from service.controllers.ownership import Ownership
 from service.core import policy
 from service.core.errors import CannotStore, NotOwner, WebexRejected, WebexUnavailable
 from tests.controllers.conftest import PLACE, POLICY, START, Desk
@@ -187,3 +189,20 @@ async def test_nothing_is_written_for_a_partition_that_was_given_up(desk: Desk) 
         await desk.ownership.writable(PLACE)
 
     assert desk.webex.made("change_status") == []
+
+
+async def test_a_process_that_stood_still_writes_nothing_until_it_has_heard_of_its_partitions(desk: Desk) -> None:
+    """After a freeze longer than the lease there is a pause, and a partition that is gone by then is not written for."""
+    moment = [0.0]
+    ownership = Ownership(desk.ledger, instance="one", now=desk.clock, monotonic=lambda: moment[0])
+    await ownership.writable(PLACE)
+    moment[0] = 40.0
+    waiting = asyncio.create_task(ownership.writable(PLACE))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    desk.ledger.forget(0)
+    ownership.drop(0)
+    moment[0] = 45.0
+
+    with pytest.raises(NotOwner, match="given up"):
+        await waiting
