@@ -10,6 +10,7 @@ class OffsetTracker:
 
     def __init__(self) -> None:
         self._open: OrderedDict[int, bool] = OrderedDict()  # offset → finished
+        self._last = -1
         self._position: int | None = None
         self._committed: int | None = None
 
@@ -19,16 +20,19 @@ class OffsetTracker:
         return len(self._open)
 
     def delivered(self, offset: int) -> None:
-        """``offset`` was handed out."""
-        self._open[offset] = False
+        """``offset`` was handed out. A repeat changes nothing: the position never goes back."""
+        if offset > self._last:
+            self._open[offset] = False
+            self._last = offset
 
     def finished(self, offset: int) -> None:
         """``offset`` needs nothing more. Idempotent; an offset that was never delivered, or is passed, changes nothing."""
         if offset not in self._open:
             return
         self._open[offset] = True
-        while self._open and next(iter(self._open.values())):
-            self._position = self._open.popitem(last=False)[0] + 1
+        while self._open and self._open[oldest := next(iter(self._open))]:
+            del self._open[oldest]
+            self._position = oldest + 1
 
     def committable(self) -> int | None:
         """The position to commit, or None where it is committed already or nothing is finished."""
