@@ -18,6 +18,8 @@ EventProcessorError
 ├── NotOwner                   somebody else acts for that organisation now
 ├── PolicyError                the file is refused, with line and column
 ├── SettingsError              exit code 2, every problem at once
+├── KafkaUnavailable           Kafka did not answer in time; the same may be tried again
+├── RecordRefused              Kafka will never take this record as it is
 └── JournalError               the journal cannot be trusted or opened
 """
 
@@ -182,6 +184,14 @@ class PolicyError(_WithProblems):
 
 class SettingsError(_WithProblems):
     """The settings are refused; every problem at once."""
+
+
+class KafkaUnavailable(EventProcessorError):
+    """Kafka did not answer in time; the same may be tried again."""
+
+
+class RecordRefused(EventProcessorError):
+    """Kafka will never take this record as it is: too large for its topic, or malformed."""
 
 
 class JournalError(EventProcessorError):

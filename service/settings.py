@@ -1,0 +1,484 @@
+"""The settings: one frozen value, read once at the start. Every problem is reported at once, and none shows a value.
+
+Where a setting may stand, strongest first: the environment (``WEBEX_EVENTS_KAFKA__GROUP``), ``.env`` (the same names),
+the YAML file that ``WEBEX_EVENTS_CONFIG`` names (``kafka: {group: …}``), the default. A name that is not known is an
+error, wherever it stands: a misspelt setting would otherwise be a default in disguise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+import yaml
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+
+from service.core.errors import Problem, SettingsError
+from service.core.signature import SignatureMode
+
+PREFIX = "WEBEX_EVENTS_"
+CONFIG = f"{PREFIX}CONFIG"
+
+_Path = tuple[str, ...]
+
+
+# --- what there is to set ---------------------------------------------------------------------------------------------
+
+
+def _servers(value: object) -> object:
+    """One text, comma-separated; YAML may have a list."""
+    parts = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else []
+    servers = [part.strip() if isinstance(part, str) else "" for part in parts]
+    if not servers or not all(re.fullmatch(r"\S+:\d{1,5}", server) for server in servers):
+        raise ValueError("must be host:port, several of them separated by commas")
+    return ",".join(servers)
+
+
+def _plaintext(value: object) -> object:
+    if value != "PLAINTEXT":
+        raise ValueError("TLS and SASL are not supported by this version yet; only PLAINTEXT is")
+    return value
+
+
+def _web_address(value: str) -> str:
+    """Without the last slash; nothing in it but scheme, host, port and path."""
+    url = _split(value)
+    if url is None or url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("must be a web address such as https://webexapis.com/v1")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must not have a user name, a query or a fragment")
+    return value.rstrip("/")
+
+
+class _Group(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
+    """Settings that belong together."""
+
+
+class Topics(_Group, frozen=True):
+    """What ``topics apply`` creates."""
+
+    partitions: Annotated[
+        int, Field(ge=1, le=10_000, description="of every topic; an existing topic keeps its own")
+    ] = 6
+    replication: Annotated[
+        int | None, Field(ge=1, le=100, description="copies of every topic; by default 3, or what the cluster has")
+    ] = None
+    min_insync: Annotated[
+        int | None, Field(ge=1, le=100, description="copies that must have a record; by default 2 of 3, else 1")
+    ] = None
+    retention_days: Annotated[int, Field(ge=1, le=36_500, description="of everything but the ledger")] = 7
+
+
+class Kafka(_Group, frozen=True):
+    """The cluster."""
+
+    bootstrap_servers: Annotated[
+        str | None, BeforeValidator(_servers), Field(description="`host:port`, comma-separated")
+    ] = None
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,200}$", description="before every topic name")] = (
+        "webex."
+    )
+    group: Annotated[str, Field(min_length=1, description="consumer group of the processors")] = (
+        "webex-events-processor"
+    )
+    instance_id: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9._-]{1,200}$",
+            description="this processor's own name, kept over restarts: one that comes back in time causes no rebalance",
+        ),
+    ] = None
+    security_protocol: Annotated[
+        str, BeforeValidator(_plaintext), Field(description="TLS and SASL are not supported by this version yet")
+    ] = "PLAINTEXT"
+    topics: Topics = Topics()
+
+
+class Journal(_Group, frozen=True):
+    """The durable log on this machine."""
+
+    enabled: Annotated[bool, Field(description="`false`: no spool, 503 while Kafka is away")] = True
+    path: Annotated[Path, Field(description="its folder; only `dev` runs several roles on one")] = Path("data")
+
+
+class Receiver(_Group, frozen=True):
+    """The public listener."""
+
+    host: Annotated[str, Field(min_length=1, description="address of the public listener")] = "0.0.0.0"  # noqa: S104
+    port: Annotated[int, Field(ge=0, le=65_535, description="its port; 0 takes any free one")] = 8080
+
+
+class Admin(_Group, frozen=True):
+    """The private listener."""
+
+    host: Annotated[
+        str, Field(min_length=1, description="address of the private listener: `/livez`, `/readyz`, `/metrics`")
+    ] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535, description="its port; 0 takes any free one")] = 9090
+
+
+class Webhook(_Group, frozen=True):
+    """How notifications are verified."""
+
+    secret: Annotated[SecretStr | None, Field(min_length=1, description="one live secret")] = None
+    secrets_dir: Annotated[
+        Path | None, Field(description="folder in which every file is one live secret; re-read while running")
+    ] = None
+    signatures: Annotated[
+        SignatureMode,
+        Field(description="`auto`: the strongest decides; `spark` or `webex`: only that header is looked at"),
+    ] = SignatureMode.AUTO
+
+    @property
+    def fixed_secrets(self) -> tuple[bytes, ...]:
+        """``secret`` as the bytes that the environment has; none where it is not set."""
+        return () if self.secret is None else (self.secret.get_secret_value().encode("utf-8", "surrogateescape"),)
+
+
+class Webex(_Group, frozen=True):
+    """The Webex API, and the credential for it: a token, a file with one, or the refresh flow of an integration."""
+
+    base_url: Annotated[str, AfterValidator(_web_address), Field(description="the Webex API")] = (
+        "https://webexapis.com/v1"
+    )
+    allow_http: Annotated[bool, Field(description="plain http to more than this machine itself")] = False
+    token: Annotated[SecretStr | None, Field(min_length=1, description="access token")] = None
+    token_file: Annotated[Path | None, Field(description="file with the access token")] = None
+    client_id: Annotated[
+        str | None, Field(min_length=1, description="of the integration, where the token is to be refreshed")
+    ] = None
+    client_secret_file: Annotated[Path | None, Field(description="file with the integration's client secret")] = None
+    refresh_token_file: Annotated[Path | None, Field(description="file with the integration's refresh token")] = None
+
+
+class Policy(_Group, frozen=True):
+    """The operator's rules."""
+
+    file: Annotated[Path | None, Field(description="the policy; without one every registrant is held")] = None
+
+
+class Sweep(_Group, frozen=True):
+    """How often meetings are looked at without being told."""
+
+    interval: Annotated[
+        int, Field(ge=1, le=604_800, description="seconds that a meeting with registration goes unlooked-at, at most")
+    ] = 300
+    full_interval: Annotated[int, Field(ge=1, le=2_592_000, description="the same for a full look, in seconds")] = 3600
+
+
+class Sandbox(_Group, frozen=True):
+    """The simulated Webex."""
+
+    host: Annotated[str, Field(min_length=1, description="address of the simulated Webex")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535, description="its port; 0 takes any free one")] = 8090
+    pace: Annotated[
+        float, Field(gt=0, le=86_400, allow_inf_nan=False, description="seconds from one registration to the next")
+    ] = 2.0
+
+
+class Log(_Group, frozen=True):
+    """What is logged, on stdout."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="`debug`, `info`, `warning` or `error`")
+    ] = "info"
+
+
+class Settings(_Group, frozen=True):
+    """All settings. Made by :func:`load`; a value that exists is valid."""
+
+    bus: Annotated[Literal["journal", "kafka"], Field(description="`journal` or `kafka`")] = "journal"
+    kafka: Kafka = Kafka()
+    journal: Journal = Journal()
+    receiver: Receiver = Receiver()
+    admin: Admin = Admin()
+    webhook: Webhook = Webhook()
+    webex: Webex = Webex()
+    policy: Policy = Policy()
+    sweep: Sweep = Sweep()
+    sandbox: Sandbox = Sandbox()
+    log: Log = Log()
+
+
+#: Names that later versions will know. To ignore one of them would be to leave a door open that was told to close.
+_NOT_YET = (("kafka", "sasl"), ("kafka", "ca_file"), ("kafka", "cert_file"), ("kafka", "key_file"), ("commands",))
+
+
+# --- reading them -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value that somebody gave, and how they would recognise the place: the name as they wrote it."""
+
+    path: _Path
+    value: object
+    label: str
+
+
+def load(
+    environ: Mapping[str, str], *, dotenv: Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings. ``overrides`` (names without the prefix) win over everything; ``dotenv`` may be missing.
+
+    Raises SettingsError with every problem.
+    """
+    problems: list[Problem] = []
+    variables = _read_dotenv(dotenv, problems)
+    config = environ.get(CONFIG) or variables.get(CONFIG)
+    given = [
+        *(_from_yaml(Path(config), problems) if config else ()),
+        *_from_variables(variables, " (.env)", problems),
+        *_from_variables({n: v for n, v in environ.items() if not _is_service_link(n, v)}, "", problems),
+        *_from_variables({PREFIX + name: value for name, value in (overrides or {}).items()}, "", problems),
+    ]
+    settings = _validated({each.path: each for each in given}, problems)
+    if problems:
+        raise SettingsError(tuple(problems))
+    return settings
+
+
+def _from_variables(variables: Mapping[str, object], where: str, problems: list[Problem]) -> Iterator[_Given]:
+    known = {_variable(path): path for path, _ in _leaves()}
+    for name, value in variables.items():
+        if not name.startswith(PREFIX) or name == CONFIG or value is None or value == "":
+            continue  # an empty variable is an unset one: compose files and shells cannot say it otherwise
+        if name in known:
+            yield _Given(known[name], value, name + where)
+        else:
+            path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+            problems.append(Problem(_unknown(name + where, path, name, known)))
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Kubernetes describes a service ``webex-events-…`` of the same namespace in variables that begin like ours."""
+    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and value.startswith(("tcp://", "udp://")))
+
+
+_SERVICE_LINK = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+
+
+def _read_dotenv(file: Path | None, problems: list[Problem]) -> dict[str, str]:
+    if file is None or not file.exists():
+        return {}
+    try:
+        with file.open(encoding="utf-8") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(Problem(f"{file} cannot be read ({type(error).__name__})"))
+        return {}
+    problems.extend(
+        Problem(f"{file} has something that is not NAME=value", line=binding.original.line, column=1)
+        for binding in bindings
+        if binding.error
+    )
+    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as PyYAML reads it, but of two equal keys neither wins in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping. Raises yaml.constructor.ConstructorError where a key is there twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value).lower()
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, "a name is there twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _from_yaml(file: Path, problems: list[Problem]) -> Iterator[_Given]:
+    try:
+        tree = yaml.load(file.read_text("utf-8"), Loader=_Yaml)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(Problem(f"{CONFIG}: the file cannot be read ({type(error).__name__})"))
+        return
+    except yaml.YAMLError as error:
+        problems.append(_syntax(file, error))
+        return
+    yield from _walk(tree if tree is not None else {}, (), f" ({file})", problems)
+
+
+def _syntax(file: Path, error: yaml.YAMLError) -> Problem:
+    """The place and PyYAML's complaint, without what it quotes from the file: that may be a secret."""
+    mark = getattr(error, "problem_mark", None)
+    complaint = re.sub(r"'(?!<)[^'\s]{2,}'", "…", getattr(error, "problem", None) or "not YAML")
+    return Problem(f"{file}: {complaint}", line=mark.line + 1 if mark else 0, column=mark.column + 1 if mark else 0)
+
+
+def _walk(node: object, path: _Path, where: str, problems: list[Problem]) -> Iterator[_Given]:
+    if not isinstance(node, Mapping):
+        problems.append(Problem(f"{'.'.join(path) or 'the file'}{where}: a group of settings is expected here"))
+        return
+    known = {".".join(leaf): leaf for leaf, _ in _leaves()}
+    groups = {leaf[:depth] for leaf in known.values() for depth in range(1, len(leaf))}
+    for key, value in node.items():
+        here = (*path, str(key).lower())
+        name = ".".join(here)
+        if value is None:
+            continue
+        if here in groups:
+            yield from _walk(value, here, where, problems)
+        elif name in known:
+            yield _Given(here, value, name + where)
+        else:
+            problems.append(Problem(_unknown(name + where, here, name, known)))
+
+
+def _unknown(label: str, path: _Path, name: str, known: Mapping[str, _Path]) -> str:
+    if any(path[: len(later)] == later for later in _NOT_YET):
+        return f"{label} is not supported by this version yet"
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"{label} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _validated(given: Mapping[_Path, _Given], problems: list[Problem]) -> Settings:
+    """The settings. What is wrong counts as not given, so that everything else is looked at too."""
+    try:
+        settings = Settings.model_validate(_tree(given))
+        broken: set[_Path] = set()
+    except ValidationError as errors:
+        broken = set()
+        for error in errors.errors(include_url=False, include_context=False, include_input=False):
+            path = next(path for path in given if path == error["loc"][: len(path)])
+            broken.add(path)
+            problems.append(Problem(f"{given[path].label}: {error['msg'].removeprefix('Value error, ')}"))
+        settings = Settings.model_validate(_tree({path: each for path, each in given.items() if path not in broken}))
+    problems.extend(Problem(text) for paths, text in _conflicts(settings) if broken.isdisjoint(paths))
+    return settings
+
+
+def _tree(given: Mapping[_Path, _Given]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, each in given.items():
+        group = tree
+        for name in path[:-1]:
+            group = group.setdefault(name, {})
+        group[path[-1]] = each.value
+    return tree
+
+
+# --- what only several settings together can get wrong ----------------------------------------------------------------
+
+
+def _conflicts(settings: Settings) -> Iterator[tuple[list[_Path], str]]:
+    """Sentences, each with the settings that it is about."""
+    bus: _Path = ("bus",)
+    servers: _Path = ("kafka", "bootstrap_servers")
+    enabled: _Path = ("journal", "enabled")
+    if settings.bus == "kafka" and settings.kafka.bootstrap_servers is None:
+        yield [bus, servers], f"{_variable(servers)} is needed with {_variable(bus)}=kafka"
+    if settings.bus == "journal" and not settings.journal.enabled:
+        yield [bus, enabled], f"{_variable(enabled)}=false leaves {_variable(bus)}=journal nowhere to store"
+    yield from _insecure(settings.webex)
+    yield from _credentials(settings.webex)
+
+
+def _insecure(webex: Webex) -> Iterator[tuple[list[_Path], str]]:
+    address: _Path = ("webex", "base_url")
+    allow: _Path = ("webex", "allow_http")
+    url = _split(webex.base_url)
+    if url is not None and url.scheme == "http" and not webex.allow_http and not _is_loopback(url.hostname or ""):
+        yield [address, allow], f"{_variable(address)} must be https; {_variable(allow)}=true permits plain http"
+
+
+def _credentials(webex: Webex) -> Iterator[tuple[list[_Path], str]]:
+    refresh: list[_Path] = [("webex", name) for name in ("client_id", "client_secret_file", "refresh_token_file")]
+    missing = [path for path in refresh if getattr(webex, path[1]) is None]
+    if 0 < len(missing) < len(refresh):
+        yield refresh, f"{' and '.join(map(_variable, missing))} must be set too for tokens to be refreshed"
+    ways: list[_Path] = [("webex", "token"), ("webex", "token_file"), refresh[2]]
+    used = [path for path in ways if getattr(webex, path[1]) is not None]
+    if len(used) > 1:
+        yield used, f"of {' and '.join(map(_variable, used))} only one can be set"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _split(address: str) -> SplitResult | None:
+    try:
+        url = urlsplit(address)
+        _ = url.port  # raises where it is no port
+    except ValueError:
+        return None
+    return url
+
+
+# --- what a command demands -------------------------------------------------------------------------------------------
+
+
+def require_secrets(settings: Settings) -> None:
+    """For whoever verifies webhooks: without a secret everything would be refused. Raises SettingsError."""
+    if settings.webhook.secret is None and settings.webhook.secrets_dir is None:
+        raise _missing(f"{PREFIX}WEBHOOK__SECRET or {PREFIX}WEBHOOK__SECRETS_DIR is needed to verify webhooks")
+
+
+def require_token(settings: Settings) -> None:
+    """For whoever calls Webex. Raises SettingsError."""
+    webex = settings.webex
+    if webex.token is None and webex.token_file is None and webex.refresh_token_file is None:
+        raise _missing(f"{PREFIX}WEBEX__TOKEN or {PREFIX}WEBEX__TOKEN_FILE is needed to call Webex")
+
+
+def require_kafka(settings: Settings) -> str:
+    """For whoever talks to Kafka whatever the bus is: the bootstrap servers. Raises SettingsError."""
+    if settings.kafka.bootstrap_servers is None:
+        raise _missing(f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS is needed")
+    return settings.kafka.bootstrap_servers
+
+
+def _missing(sentence: str) -> SettingsError:
+    return SettingsError((Problem(sentence),))
+
+
+# --- the names, for people --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the reference: the variable after the prefix, what it means, and its default ("" where it has none)."""
+
+    name: str
+    meaning: str
+    default: str
+
+
+def describe() -> list[Setting]:
+    """Every setting, in the order in which they are declared."""
+    return [
+        Setting("__".join(path).upper(), field.description or "", _shown(field.default)) for path, field in _leaves()
+    ]
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, Path):
+        return f"./{default}"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _variable(path: _Path) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _leaves(model: type[BaseModel] = Settings, path: _Path = ()) -> Iterator[tuple[_Path, Any]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _leaves(field.annotation, (*path, name))
+        else:
+            yield (*path, name), field

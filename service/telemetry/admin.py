@@ -1,0 +1,64 @@
+"""The private listener: is the process alive, can it accept, what does it count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from service.telemetry.metrics import Metrics
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(*, live: Callable[[], bool], ready: Callable[[], bool], metrics: Metrics) -> Starlette:
+    """The application behind the private listener: ``/livez``, ``/readyz``, ``/metrics``.
+
+    ``live`` is false only where a restart would help; ``ready`` is about being able to accept, not about Kafka.
+    """
+    app = Starlette(
+        routes=[
+            Route("/livez", _probe(live, "This process is stuck")),
+            Route("/readyz", _probe(ready, "This process cannot accept now")),
+            Route("/metrics", _metrics(metrics)),
+        ],
+        exception_handlers={HTTPException: _no_such_route},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _probe(check: Callable[[], bool], complaint: str) -> _Endpoint:
+    async def answer(_: Request) -> Response:
+        return PlainTextResponse("ok\n") if check() else _problem(HTTPStatus.SERVICE_UNAVAILABLE, detail=complaint)
+
+    return answer
+
+
+def _metrics(metrics: Metrics) -> _Endpoint:
+    async def answer(_: Request) -> Response:
+        content, media_type = metrics.render()
+        return Response(content, headers={"Content-Type": media_type})
+
+    return answer
+
+
+async def _no_such_route(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette looks handlers up by class
+    response = _problem(HTTPStatus(error.status_code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _problem(status: HTTPStatus, *, detail: str | None = None) -> Response:
+    """RFC 9457."""
+    document = {"type": "about:blank", "title": status.phrase, "status": status.value}
+    if detail is not None:
+        document["detail"] = detail
+    return Response(json.dumps(document), status_code=status.value, media_type="application/problem+json")

@@ -1,0 +1,147 @@
+"""Secrets in files: what is one, and how they change while the process runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.cli.secret_files import LiveSecrets, read_secret, read_secrets
+from service.core.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        pytest.param(b"abc", b"abc", id="no newline"),
+        pytest.param(b"abc\n", b"abc", id="one newline"),
+        pytest.param(b"abc\r\n", b"abc", id="a newline of Windows"),
+        pytest.param(b"abc\n\n", b"abc\n", id="two newlines"),
+        pytest.param(b" a\xffc\t", b" a\xffc\t", id="any bytes"),
+        pytest.param(b"x", b"x", id="one byte"),
+    ],
+)
+def test_one_newline_is_not_part_of_a_secret(tmp_path: Path, content: bytes, secret: bytes) -> None:
+    """A file is its secret, but for one newline at its end."""
+    (tmp_path / "secret").write_bytes(content)
+
+    assert read_secret(tmp_path / "secret") == secret
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\n", b"x" * 70_000], ids=["missing", "empty", "a newline", "too long"]
+)
+def test_what_is_no_secret_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """A file that cannot be a secret is named."""
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+
+    with pytest.raises(SettingsError, match="/secret "):
+        read_secret(tmp_path / "secret")
+
+
+def mounted(folder: Path, version: str, **secrets: bytes) -> None:
+    """Write secrets as Kubernetes mounts them: files are links through ``..data``, which is swapped at once."""
+    real = folder / f"..{version}"
+    real.mkdir(parents=True)
+    for name, secret in secrets.items():
+        (real / name).write_bytes(secret)
+    fresh = folder / "..data_tmp"
+    fresh.symlink_to(real.name)
+    fresh.rename(folder / "..data")
+    for name in secrets:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+
+
+def test_every_file_of_a_mounted_secret_is_one(tmp_path: Path) -> None:
+    """Links are followed; folders and entries that begin with a dot are skipped; equal ones count once."""
+    mounted(tmp_path, "1", b=b"two\n", a=b"one", c=b"one")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / ".hidden").write_bytes(b"three")
+
+    assert read_secrets(tmp_path) == (b"one", b"two")
+
+
+def test_every_bad_file_is_named(tmp_path: Path) -> None:
+    """All problems of a folder come at once."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"" if name != "b" else b"x")
+
+    with pytest.raises(SettingsError) as refused:
+        read_secrets(tmp_path)
+
+    assert [str(problem) for problem in refused.value.problems] == [f"{tmp_path}/a is empty", f"{tmp_path}/c is empty"]
+
+
+@pytest.mark.parametrize("fixed", [(), (b"",)], ids=["none", "an empty one"])
+def test_there_is_always_a_secret(fixed: tuple[bytes, ...]) -> None:
+    """Without a secret nothing starts."""
+    with pytest.raises(SettingsError, match="no secret"):
+        LiveSecrets(fixed=fixed)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    """A folder without files is refused at the start, even beside a fixed secret."""
+    with pytest.raises(SettingsError, match="0 files"):
+        LiveSecrets(fixed=[b"x"], folder=tmp_path)
+
+
+async def test_secrets_change_while_running(tmp_path: Path) -> None:
+    """A rotation A, A+B, B is followed without a restart; the fixed one stays."""
+    mounted(tmp_path, "1", a=b"A")
+    secrets = LiveSecrets(fixed=[b"fixed"], folder=tmp_path)
+    seen = [secrets()]
+    mounted(tmp_path, "2", a=b"A", b=b"B")
+    await secrets.refresh()
+    seen.append(secrets())
+    (tmp_path / "a").unlink()
+    await secrets.refresh()
+    seen.append(secrets())
+
+    assert seen == [(b"fixed", b"A"), (b"fixed", b"A", b"B"), (b"fixed", b"B")]
+
+
+@pytest.mark.parametrize("damage", ["empty", "emptied", "gone"])
+async def test_a_bad_folder_changes_nothing(tmp_path: Path, damage: str) -> None:
+    """While the folder is no good the secrets stay, the log says so once and shows none; afterwards all goes on."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"canary")
+    secrets = LiveSecrets(folder=folder)
+    if damage == "empty":
+        (folder / "b").write_bytes(b"")
+    else:
+        (folder / "a").unlink()
+    if damage == "gone":
+        folder.rmdir()
+
+    with capture_logs() as logs:
+        await secrets.refresh()
+        await secrets.refresh()
+    kept = secrets()
+    folder.mkdir(exist_ok=True)
+    (folder / "b").write_bytes(b"new")
+    (folder / "a").write_bytes(b"old")
+    await secrets.refresh()
+
+    assert kept == (b"canary",)
+    assert [(line["event"], line["log_level"]) for line in logs] == [("secrets.kept", "error")]
+    assert "canary" not in repr(logs)
+    assert secrets() == (b"old", b"new")
+
+
+async def test_the_folder_is_watched(tmp_path: Path) -> None:
+    """Beside the receiver, the folder is read again and again."""
+    (tmp_path / "a").write_bytes(b"A")
+    secrets = LiveSecrets(folder=tmp_path)
+    watching = asyncio.create_task(secrets.watch(interval=0.01))
+    (tmp_path / "a").write_bytes(b"B")
+    async with asyncio.timeout(5):
+        while secrets() != (b"B",):  # noqa: ASYNC110 - what is waited for is a file
+            await asyncio.sleep(0.01)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching

@@ -1,0 +1,84 @@
+"""What is counted, under which names."""
+
+from __future__ import annotations
+
+from service.telemetry.metrics import Metrics
+
+
+def text(metrics: Metrics) -> str:
+    """The metrics as a scrape sees them."""
+    content, media_type = metrics.render()
+    assert media_type.startswith("text/plain")
+    return content.decode()
+
+
+def test_everything_that_happens_is_counted() -> None:
+    """Each method moves its own metric."""
+    metrics = Metrics()
+    metrics.webhook_answered(204)
+    metrics.event_published("meetings", 0.02)
+    metrics.notification_quarantined("unknownResource")
+    metrics.looked("finished")
+    metrics.decided("approve", 3)
+    metrics.webex_called("meetings.get", 404)
+    metrics.webex_called("meetings.get", None)
+    metrics.sweep_found(2)
+    metrics.restored(0, 17)
+    metrics.queue_depth(4)
+    metrics.watch_publisher(healthy=lambda: True, journal_rows=lambda: 12)
+    metrics.watch_consumer(unfinished=lambda: 5)
+
+    shown = text(metrics)
+
+    for line in (
+        'webhooks_total{answer="204"} 1.0',
+        'events_published_total{topic="meetings"} 1.0',
+        'publish_seconds_bucket{le="0.025"} 1.0',
+        'quarantined_total{reason="unknownResource"} 1.0',
+        'looks_total{result="finished"} 1.0',
+        'decisions_total{outcome="approve"} 3.0',
+        'webex_calls_total{answer="4xx",operation="meetings.get"} 1.0',
+        'webex_calls_total{answer="none",operation="meetings.get"} 1.0',
+        "sweep_found_total 2.0",
+        'ledger_entries{partition="0"} 17.0',
+        "work_queue_depth 4.0",
+        "producer_healthy 1.0",
+        "journal_rows 12.0",
+        "unfinished_records 5.0",
+    ):
+        assert f"webex_events_{line}\n" in shown
+
+
+def test_names_begin_with_the_products_name() -> None:
+    """Every metric can be told from those of other programs."""
+    lines = [line for line in text(Metrics()).splitlines() if not line.startswith("#")]
+
+    assert all(line.startswith("webex_events_") for line in lines)
+
+
+def test_a_label_holds_nothing_odd() -> None:
+    """A value that is no plain word is counted as ``other``."""
+    metrics = Metrics()
+    metrics.notification_quarantined("bob@example.org")
+    metrics.notification_quarantined("two words")
+    metrics.notification_quarantined("x" * 65)
+
+    assert 'webex_events_quarantined_total{reason="other"} 3.0' in text(metrics)
+
+
+def test_labels_stay_few() -> None:
+    """However many values come, a metric has 64 of them and ``other``."""
+    metrics = Metrics()
+    for number in range(1000):
+        metrics.looked(f"result{number}")
+
+    assert text(metrics).count("webex_events_looks_total{") == 65
+    assert 'webex_events_looks_total{result="other"} 936.0' in text(metrics)
+
+
+def test_two_processes_in_one_test_do_not_meet() -> None:
+    """Each has its own registry."""
+    one, other = Metrics(), Metrics()
+    one.webhook_answered(204)
+
+    assert 'answer="204"' not in text(other)
