@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -113,6 +114,11 @@ def event_id(*parts: str | bytes) -> str:
         digest.update(len(raw).to_bytes(8, "big"))
         digest.update(raw)
     return digest.hexdigest()[:32]
+
+
+def source_of(org_id: object) -> str:
+    """``source`` of an event of this organisation; ``/webex`` where it is not known."""
+    return f"/webex/orgs/{quote(org_id, safe='=+')}" if isinstance(org_id, str) and org_id else "/webex"
 
 
 def rfc3339(moment: datetime) -> str:

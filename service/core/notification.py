@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -162,7 +161,7 @@ def _normalized(notification: Notification, delivery: Delivery) -> CloudEvent:
     return events.new_event(
         id=_event_id(notification, delivery),
         type=f"webex.{notification.family.name}.{notification.verb}.v1",
-        source=_source(notification.envelope.get("orgId")),
+        source=events.source_of(notification.envelope.get("orgId")),
         subject=f"meetings/{meeting}" if meeting else notification.id,
         key=meeting or notification.id,
         time=_moment(notification),
@@ -181,11 +180,6 @@ def _event_id(notification: Notification, delivery: Delivery) -> str:
     if notification.verb in notification.family.repeatable:
         parts.append(delivery.received.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ"))
     return events.event_id(*parts, delivery.body)
-
-
-def _source(org_id: object) -> str:
-    """A URI reference: the organisation's, or Webex as a whole where the envelope names none."""
-    return f"/webex/orgs/{quote(org_id, safe='=+')}" if isinstance(org_id, str) and org_id else "/webex"
 
 
 def _meeting(notification: Notification) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from service.core.event import CloudEvent, event_id, new_event
+from service.core.event import CloudEvent, event_id, new_event, source_of
 from service.core.ledger import Entry, Fact, Intent, Memory, Seen
 
 #: REST may lag: the Webhooks guide aims at 10 minutes for 99.5 %. Until then, and a margin, "still pending" says nothing.
@@ -212,7 +212,7 @@ def to_event(
     return new_event(
         id=event_id("fact", series, registrant.id, observation.what, str(observation.ordinal)),
         type=f"webex.registrant.{observation.what}.v1",
-        source=f"/webex/orgs/{org_id or 'unknown'}",
+        source=source_of(org_id),
         subject=f"meetings/{series}",
         key=series,
         origin="sweep",

@@ -1,0 +1,73 @@
+# Needs GNU make and Python 3.11 or newer; everything else is fetched into .venv from the hashed locks.
+# Another interpreter: make run PYTHON=/path/to/python3.13
+
+PYTHON ?=
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help run test check format lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/.run ## everything in one process, with a simulated Webex and no Kafka; Ctrl-C ends it
+# The shell outlives Ctrl-C (trap) and passes on the program's own status; 130 is what Ctrl-C was meant to do.
+	@trap : INT; $(BIN)/webex-events dev || { status=$$?; [ $$status -eq 130 ] || exit $$status; }
+
+test: .venv/.dev ## all tests; those on real Kafka wherever Java and Maven are to be had
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: .venv/.dev ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python -m tests.test_architecture
+
+format: .venv/.dev ## rewrite the sources as `make check` wants them
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+lock: .venv/.dev ## resolve pyproject.toml anew; all versions forward: make lock UPGRADE=--upgrade
+	$(LOCK) $(UPGRADE) --group build --output-file locks/run.txt pyproject.toml
+	$(LOCK) $(UPGRADE) --group build --group dev --constraints locks/run.txt --output-file locks/dev.txt pyproject.toml
+
+clean: ## remove what make made (the journal in ./data stays)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist
+
+# --- set-up: a stamp is newer than what it was made from, so a second start costs nothing -----------------------------
+
+# One dot for each package; pip's own errors come through on stderr.
+define install
+@printf '%s ' "$(1)"
+@{ PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off --no-compile --require-hashes -r $(2) || echo FAILED; } | \
+	{ while read -r word rest; do \
+		case $$word in Collecting) printf . ;; Installing) printf ' unpacking' ;; FAILED) echo; exit 1 ;; esac; \
+	done; echo; }
+@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+@touch $@
+endef
+
+.venv/.run: .venv/.python locks/run.txt pyproject.toml
+	$(call install,Installing the dependencies (once),locks/run.txt)
+
+.venv/.dev: .venv/.python locks/dev.txt pyproject.toml
+	$(call install,Installing the dependencies and the tools (once),locks/dev.txt)
+	@touch .venv/.run
+
+.venv/.python:
+	@for python in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		found=$$python; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+		echo "Making .venv with $$("$$python" --version) (once)"; \
+		"$$python" -m venv .venv && touch $@; exit; \
+	done; \
+	if [ "$$found" ]; then \
+		echo "$$found cannot make virtual environments: install its venv module (Debian, Ubuntu: apt-get install python3-venv)."; \
+	else \
+		echo "Python 3.11 or newer is needed and was not found. Install it, or name it: make PYTHON=/path/to/python3"; \
+	fi >&2; exit 1
