@@ -1,4 +1,4 @@
-"""What the rest of the program may ask of a bus. Kafka and the journal both do all of it; one set of behaviour tests runs against both."""
+"""What the rest of the program may ask of a bus. Kafka and the journal pass the same set of behaviour tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ class Publisher(Protocol):
     """Makes records durable."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Return once *all* of ``messages`` are durable (acks=all, or fsync). Raises CannotStore: then some may be durable all the same."""
+        """Return once *all* of ``messages`` are durable (acks=all, or fsync).
+
+        Raises CannotStore: then some may be durable all the same.
+        """
 
 
 class RebalanceListener(Protocol):
@@ -22,7 +25,7 @@ class RebalanceListener(Protocol):
         """Records of ``partitions`` are delivered only after this has returned."""
 
     async def revoked(self, partitions: frozenset[int]) -> None:
-        """Stop starting, drain (the consumer waits 5 s at most), then return: finished work is committed and the rest is fenced off."""
+        """Stop starting, drain (5 s at most), then return: finished work is committed and the rest is fenced off."""
 
 
 class Consumer(Protocol):
@@ -32,7 +35,10 @@ class Consumer(Protocol):
         """Join the group."""
 
     async def poll(self) -> Sequence[Received]:
-        """The next records, in order for each partition; empty after about a second without any. At most 10 000 of a partition are unfinished, then it is paused."""
+        """The next records, in order for each partition; empty after about a second without any.
+
+        At most 10 000 of a partition are unfinished, then it is paused.
+        """
 
     def finish(self, record: Received) -> None:
         """Nothing more is to be done for ``record``. Ignored when its partition was revoked since."""

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -187,7 +188,8 @@ class Processor:
         task, waiting.task = waiting.task, replace(waiting.task, full=False)
         self._sweep.looked(waiting.key)
         try:
-            looked = await self._controller.look(task)
+            with _traced(task.traceparent):
+                looked = await self._controller.look(task)
         except (WebexError, CannotStore, NotOwner):
             waiting.task = replace(waiting.task, full=waiting.task.full or task.full)
             raise
@@ -299,6 +301,11 @@ class Processor:
 def _task_of(dirty: Dirty, partition: int, series: str) -> Task:
     place = Place(organization=dirty.organization, partition=partition)
     return Task(place=place, series=series, org_id=dirty.org_id, host_email=dirty.host_email)
+
+
+def _traced(traceparent: str | None) -> AbstractContextManager[object]:
+    """Log lines and calls to Webex carry the trace context of the webhook that led here; a sweep has none."""
+    return structlog.contextvars.bound_contextvars(traceparent=traceparent) if traceparent else nullcontext()
 
 
 def _moment(text: str) -> datetime | None:

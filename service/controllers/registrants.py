@@ -161,12 +161,14 @@ class RegistrantsController:
 
     async def _act(self, scene: _Scene, reviews: Sequence[Review]) -> int:
         actions = [review.action for review in reviews if review.action is not None]
-        if scene.policy.paused and actions:
-            self._log.warning("registrants.paused", series=scene.task.series, waiting=len(actions))
-            return 0
+        done = 0
         for verb, notify, batch in core.batches(actions):
+            if self._policy().paused:  # asked before each write: it may have come into force meanwhile
+                self._log.warning("registrants.paused", series=scene.task.series, waiting=len(actions) - done)
+                break
             await self._act_on(scene, verb, batch, notify=notify)
-        return len(actions)
+            done += len(batch)
+        return done
 
     async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> None:
         """Intent, call, read-back: one write to Webex. A failed call is read back too where it may have happened."""

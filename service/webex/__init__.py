@@ -1,0 +1,3 @@
+"""Calls to the Webex API. ``protocol`` is pure; ``transport``, ``client`` and ``tokens`` are the only users of httpx
+for it.
+"""

@@ -1,0 +1,117 @@
+"""Listeners, signals and the life of a process: everything ends in order, within its time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any
+
+import uvicorn
+
+from service.core.errors import Problem, SettingsError
+
+#: After SIGTERM: requests under way may take so long (s) to end.
+DRAIN = 15
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process: several of them live in one."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int, *, setting: str) -> Iterator[socket.socket]:
+    """A listening socket. Raises SettingsError, naming the setting to change, where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        said = f"cannot listen on {host}:{port} ({error.strerror}); choose another port by {setting}"
+        raise SettingsError((Problem(said),)) from error
+    with listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """``http://host:port`` at which a client on this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared
+    return f"http://{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Callable[..., Awaitable[None]], listener: socket.socket) -> AsyncIterator[None]:
+    """Serve an ASGI app on ``listener`` inside the block; requests under way at its end have 15 s."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN,
+        timeout_keep_alive=75,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+Stop = asyncio.Event
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[Stop]:
+    """An event that SIGINT and SIGTERM set; a second SIGINT ends the process as usual."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def ask_to_stop(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    for number in handled:
+        loop.add_signal_handler(number, ask_to_stop, number)
+    try:
+        yield stop
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def running(work: Awaitable[Any], *, stop: Stop) -> AsyncIterator[asyncio.Task[Any]]:
+    """Run ``work`` beside the block; when it ends by itself, ``stop`` is set, and its error is raised at the end."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        yield task
+    finally:
+        stop.set()
+        await task
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Awaitable[Any], *, stop: Stop) -> AsyncIterator[None]:
+    """As :func:`running`, for work that never ends by itself: it is cancelled at the end of the block."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
