@@ -179,7 +179,13 @@ class Sandbox(_Group, frozen=True):
     host: Annotated[str, Field(min_length=1, description="address of the simulated Webex")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="its port; 0 takes any free one")] = 8090
     pace: Annotated[
-        float, Field(gt=0, le=86_400, allow_inf_nan=False, description="seconds from one registration to the next")
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            allow_inf_nan=False,
+            description="seconds from one registration to the next; 0: nobody registers by themselves",
+        ),
     ] = 2.0
 
 

@@ -49,10 +49,10 @@ async def simulated_webex(
 
         @contextlib.asynccontextmanager
         async def deliver(target: str, secret: bytes) -> AsyncIterator[None]:
-            async with (
-                beside(Deliveries(target, secret).run(world), stop=stop),
-                beside(run_simulation(world, pace), stop=stop),
-            ):
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(beside(Deliveries(target, secret).run(world), stop=stop))
+                if sandbox.pace > 0:
+                    await stack.enter_async_context(beside(run_simulation(world, pace), stop=stop))
                 yield
 
         async with serving(create_app(world, token=token), listener):
