@@ -24,7 +24,7 @@ from service.controllers.ports import Clock, Observer, Publisher, WorkConsumer
 from service.controllers.registrants import Looked, RegistrantsController, Task
 from service.controllers.sweep import Sweep
 from service.core import work
-from service.core.errors import CannotStore, NotOwner, Reaction, WebexError
+from service.core.errors import CannotStore, EventProcessorError, Reaction, RecordRefused, WebexError
 from service.core.ledger import Dirty, Entry
 from service.core.message import Message, Received
 from service.core.retry import backoff
@@ -38,8 +38,6 @@ SETTLE_AGAIN = 60.0
 #: How long (s) running looks may take to end when a partition goes away; the consumer waits 5 s in all.
 DRAIN = 4.0
 _DELETED = "webex.meeting.deleted.v1"
-
-LookError = WebexError | CannotStore | NotOwner
 
 
 class Processor:
@@ -102,7 +100,7 @@ class Processor:
                 await self._backlog.queue.idle(lambda key: key[0] in partitions)
                 for partition in partitions:
                     await self._ownership.release(partition)
-        except (TimeoutError, CannotStore, NotOwner):
+        except (TimeoutError, EventProcessorError):
             self._log.warning("processor.drain_cut_short", partitions=sorted(partitions))
         finally:
             self._backlog.discard(lambda key: key[0] in partitions)
@@ -181,7 +179,7 @@ class Processor:
         answered = dict(waiting.hints)  # hints that come from here on want a look of their own
         try:
             await self._look(waiting, answered)
-        except (WebexError, CannotStore, NotOwner) as error:
+        except EventProcessorError as error:
             await self._failed(waiting, answered, error)
 
     async def _look(self, waiting: Waiting, answered: dict[int, Received]) -> None:
@@ -190,7 +188,7 @@ class Processor:
         try:
             with _traced(task.traceparent):
                 looked = await self._controller.look(task)
-        except (WebexError, CannotStore, NotOwner):
+        except EventProcessorError:
             waiting.task = replace(waiting.task, full=waiting.task.full or task.full)
             raise
         await self._settle(waiting, answered)
@@ -218,7 +216,7 @@ class Processor:
             decided=looked.decided,
         )
 
-    async def _failed(self, waiting: Waiting, answered: dict[int, Received], error: LookError) -> None:
+    async def _failed(self, waiting: Waiting, answered: dict[int, Received], error: EventProcessorError) -> None:
         """Back off, or give up where another look would find the same; the next owner does the rest."""
         if not self._ledger.owns(waiting.task.place.partition):
             return
@@ -247,12 +245,14 @@ class Processor:
                 await self._ledger.record(place, [Entry(kind="meeting", subject=series, value=None)])
             waiting.task = replace(waiting.task, full=False)
             await self._settle(waiting, answered)
-        except (CannotStore, NotOwner):
+        except EventProcessorError:
             self._backlog.postpone(waiting, 5.0)
 
-    def _delay(self, waiting: Waiting, error: LookError) -> float | None:
+    def _delay(self, waiting: Waiting, error: EventProcessorError) -> float | None:
         """Seconds until the next try; None where another look would find the same."""
         wait = max(backoff(waiting.attempts, base=1.0, cap=60.0, chance=self._chance()), 0.5)
+        if isinstance(error, RecordRefused):
+            return None
         if not isinstance(error, WebexError):
             return wait
         match error.reaction:
@@ -290,7 +290,7 @@ class Processor:
         )
         try:
             await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=dirty)])
-        except (CannotStore, NotOwner):
+        except EventProcessorError:
             return  # they go on waiting, unfinished
         for hint in parked.values():
             self._consumer.finish(hint)

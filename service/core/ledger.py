@@ -15,7 +15,7 @@ A record's key names its kind and its subject; the last record of a key counts. 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -91,6 +91,7 @@ _KINDS: dict[str, type[Value]] = {
     "dirty": Dirty,
     "owner": Owner,
 }
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _DECODERS = {kind: msgspec.json.Decoder(value) for kind, value in _KINDS.items()}
 
 
@@ -117,13 +118,19 @@ def to_message(entry: Entry, *, organization: str) -> Message:
 def from_record(key: str, value: bytes | None) -> Entry | None:
     """The entry of a record, or None for a kind that this version does not know.
 
-    Raises msgspec.ValidationError or msgspec.DecodeError where a known kind cannot be read.
+    Raises msgspec.ValidationError or msgspec.DecodeError where a known kind cannot be read. A fact is never lost that way:
+    that its key is there says enough.
     """
     kind, _, rest = key.partition("/")
     if kind not in _DECODERS:
         return None
     subject, _, registrant = rest.partition("/")
-    decoded = None if value is None else _DECODERS[kind].decode(value)
+    try:
+        decoded = None if value is None else _DECODERS[kind].decode(value)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        if _KINDS[kind] is not Fact:
+            raise
+        decoded = Fact(at=_LONG_AGO)
     return Entry(kind=kind, subject=subject, registrant=registrant, value=decoded)
 
 

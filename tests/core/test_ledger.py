@@ -55,4 +55,13 @@ def test_a_kind_of_a_newer_version_is_passed_over() -> None:
 def test_an_unreadable_record_is_an_error() -> None:
     """A known kind that cannot be read is told apart from an unknown kind."""
     with pytest.raises(msgspec.ValidationError):
-        ledger.from_record("human/s1/p1", b'{"at": 5}')
+        ledger.from_record("intent/s1/p1", b'{"at": 5}')
+
+
+@pytest.mark.parametrize("kind", ["approved", "rejected", "human"])
+def test_a_fact_that_cannot_be_read_is_a_fact_all_the_same(kind: str) -> None:
+    """What protects a person's word is the key, whatever became of its value."""
+    entry = ledger.from_record(f"{kind}/s1/p1", b"\xff")
+
+    assert entry is not None
+    assert entry.value is not None
