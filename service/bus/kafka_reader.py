@@ -1,0 +1,81 @@
+"""Reads a partition of a topic from its start to its end, without a group: this is how the ledger is restored."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import aiokafka
+from aiokafka.errors import KafkaError
+
+from service.bus.kafka_record import received
+from service.core.errors import KafkaUnavailable
+from service.core.message import Received
+
+POLL_MS = 500
+CLOSE_SECONDS = 5.0
+
+Answer = TypeVar("Answer")
+
+
+class KafkaReader:
+    """PartitionReader on Kafka. ``patience``: seconds without an answer, or without progress, after which it gives up."""
+
+    def __init__(self, *, bootstrap_servers: str, topic_prefix: str, patience: float = 20.0) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._prefix = topic_prefix
+        self._patience = patience
+
+    async def read(self, topic: str, partition: int) -> AsyncIterator[Received]:
+        """Every record up to the end offset seen at the first step, oldest first. Raises KafkaUnavailable."""
+        place = aiokafka.TopicPartition(self._prefix + topic, partition)
+        async with self._consumer(place) as consumer:
+            end = (await self._answer(consumer.end_offsets([place])))[place]
+            async for record in self._records(consumer, place, end):
+                yield received(topic, record)
+
+    async def _records(self, consumer: Any, place: Any, end: int) -> AsyncIterator[Any]:
+        position = await self._answer(consumer.position(place))
+        progress = time.monotonic()
+        while position < end:
+            batch = await self._answer(consumer.getmany(place, timeout_ms=POLL_MS))
+            for record in batch.get(place, ()):
+                if record.offset < end:
+                    yield record
+            before, position = position, await self._answer(consumer.position(place))
+            if position > before:  # also past records that compaction took away
+                progress = time.monotonic()
+            elif time.monotonic() - progress > self._patience:
+                raise KafkaUnavailable(f"{place.topic}/{place.partition} stands still at {position} of {end}")
+
+    @asynccontextmanager
+    async def _consumer(self, place: Any) -> AsyncIterator[Any]:
+        consumer = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap_servers,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            request_timeout_ms=int(self._patience * 1000),
+        )
+        try:
+            await self._answer(consumer.start())
+            consumer.assign([place])
+            if not await self._answer(consumer.seek_to_beginning(place)):
+                raise KafkaUnavailable(f"{place.topic}/{place.partition} has no leader that answers")
+            yield consumer
+        finally:
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await consumer.stop()
+
+    async def _answer(self, asked: Awaitable[Answer]) -> Answer:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asked
+        except TimeoutError:
+            raise KafkaUnavailable(f"no answer within {self._patience:g} s") from None
+        except KafkaError as error:
+            raise KafkaUnavailable(type(error).__name__) from error
