@@ -19,6 +19,7 @@ from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader
 from service.bus.protocols import Consumer, PartitionReader, Publisher
 from service.core.message import Message, Received
+from tests.kafka.bus import kafka_bus as open_kafka_bus
 
 #: Seconds for anything that has to happen; a group join on a busy machine is the slowest of it.
 PATIENCE = 30.0
@@ -54,15 +55,22 @@ class JournalBus:
 
 
 @asynccontextmanager
-async def journal_bus(folder: Path) -> AsyncIterator[Bus]:
+async def journal_bus(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Bus]:
     """The journal in a folder of its own."""
     async with await Journal.open(folder / "journal") as journal:
         yield JournalBus(journal)
 
 
-OpenBus = Callable[[Path], AbstractAsyncContextManager[Bus]]
+@asynccontextmanager
+async def kafka_bus(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Bus]:
+    """The broker of this run, with a prefix of its own."""
+    async with open_kafka_bus(request.getfixturevalue("kafka"), request.getfixturevalue("topic_prefix")) as bus:
+        yield bus
 
-BUSES = [pytest.param(journal_bus, id="journal")]
+
+OpenBus = Callable[[pytest.FixtureRequest, Path], AbstractAsyncContextManager[Bus]]
+
+BUSES = [pytest.param(journal_bus, id="journal"), pytest.param(kafka_bus, id="kafka", marks=pytest.mark.kafka)]
 
 
 class Listener:

@@ -17,7 +17,7 @@ from tests.bus.behaviour import BUSES, PATIENCE, Bus, Listener, OpenBus, numbers
 async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bus]:
     """Each bus in turn, empty."""
     open_bus: OpenBus = request.param
-    async with open_bus(tmp_path) as opened:
+    async with open_bus(request, tmp_path) as opened:
         yield opened
 
 

@@ -1,0 +1,292 @@
+"""Consumers on a real broker: two members, restarts, rebalances, and a broker that goes away. The rest is in tests/bus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from service.bus.kafka import KafkaConsumer, KafkaReader
+from service.bus.kafka_admin import kafka_admin
+from service.bus.topics import TopicPlan
+from service.core.errors import KafkaUnavailable
+from service.core.message import Message, Received
+from tests.kafka.fixtures import ClusterFactory
+from tests.kafka.harness import Cluster
+from tests.kafka.records import create_topics, numbered, producing, read_topic, send_all
+
+PATIENCE = 40.0
+FOUR = frozenset(range(4))
+
+
+class Member:
+    """A consumer with a listener that remembers, polled in the background. Records are finished at once unless ``hold``."""
+
+    def __init__(self, consumer: KafkaConsumer, *, hold: bool = False, restore: float = 0.0) -> None:
+        self.consumer = consumer
+        self.records: list[Received] = []
+        self.told: list[tuple[str, frozenset[int]]] = []
+        self.partitions = frozenset[int]()
+        self.early: list[Received] = []  # delivered while their partition was not ours
+        self.drain: Callable[[], object] = lambda: None
+        self._hold = hold
+        self._restore = restore
+        self._polling: asyncio.Task[None] | None = None
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        await asyncio.sleep(self._restore)
+        self.partitions = partitions
+        self.told.append(("assigned", partitions))
+
+    async def revoked(self, partitions: frozenset[int]) -> None:
+        self.drain()
+        self.partitions = frozenset()
+        self.told.append(("revoked", partitions))
+
+    async def start(self) -> None:
+        await self.consumer.start(self)
+        self._polling = asyncio.create_task(self._poll())
+
+    async def stop(self) -> None:
+        await self.kill()
+        await self.consumer.stop()
+
+    async def kill(self) -> None:
+        """Stop polling."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait({self._polling})
+            if not self._polling.cancelled():
+                self._polling.result()
+
+    async def _poll(self) -> None:
+        while True:
+            for record in await self.consumer.poll():
+                self.records.append(record)
+                if record.partition not in self.partitions:
+                    self.early.append(record)
+                if not self._hold:
+                    self.consumer.finish(record)
+
+
+async def until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for it."""
+    async with asyncio.timeout(patience):
+        while not condition():  # noqa: ASYNC110 - the condition is somebody else's
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def topic_of_four(cluster: Cluster, prefix: str) -> AsyncIterator[Callable[[range], Awaitable[None]]]:
+    """``work`` with four partitions; gives a function that writes each number of a range to every one of twenty keys."""
+    await create_topics(cluster, prefix, [TopicPlan(name="work", partitions=4)])
+    async with producing(cluster, prefix) as producer:
+
+        async def write(numbers: range) -> None:
+            await send_all(producer, [numbered(f"k{key}", n) for n in numbers for key in range(20)])
+
+        yield write
+
+
+def member(
+    cluster: Cluster,
+    prefix: str,
+    *,
+    hold: bool = False,
+    restore: float = 0.0,
+    instance_id: str | None = None,
+    max_unfinished: int = 10_000,
+) -> Member:
+    """A member of the one group of this prefix."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=cluster.bootstrap,
+        topic_prefix=prefix,
+        topic="work",
+        group=f"{prefix}g",
+        instance_id=instance_id,
+        max_unfinished=max_unfinished,
+    )
+    return Member(consumer, hold=hold, restore=restore)
+
+
+async def test_two_members_share_and_each_change_revokes_everything(kafka: Cluster, topic_prefix: str) -> None:
+    """The first drains, commits and is fenced when the second joins; together they have all, and nothing is done twice."""
+    async with topic_of_four(kafka, topic_prefix) as write, AsyncExitStack() as stack:
+        await write(range(10))
+        first = member(kafka, topic_prefix)
+        await first.start()
+        stack.push_async_callback(first.stop)
+        await until(lambda: len(first.records) == 200)
+        second = member(kafka, topic_prefix)
+        await second.start()
+        stack.push_async_callback(second.stop)
+        await until(lambda: len(first.partitions) == 2 == len(second.partitions))
+        await write(range(10, 20))
+        await until(lambda: len(first.records) + len(second.records) >= 400)
+    assert first.told[:2] == [("assigned", FOUR), ("revoked", FOUR)]
+    assert len({(r.partition, r.offset) for r in first.records + second.records}) == 400
+    assert len(first.records) + len(second.records) == 400
+    assert first.early == second.early == []
+
+
+async def test_what_was_not_finished_at_a_rebalance_goes_to_the_new_owner(kafka: Cluster, topic_prefix: str) -> None:
+    """Finished work is committed at the revoke; a later finish is ignored, even where the partition is ours again."""
+    async with topic_of_four(kafka, topic_prefix) as write, AsyncExitStack() as stack:
+        await write(range(10))
+        first = member(kafka, topic_prefix, hold=True)
+        await first.start()
+        stack.push_async_callback(first.stop)
+        await until(lambda: len(first.records) == 200)
+        held = list(first.records)
+        for record in held:
+            if record.offset < 5:
+                first.consumer.finish(record)
+        second = member(kafka, topic_prefix, hold=True)
+        await second.start()
+        stack.push_async_callback(second.stop)
+        await until(lambda: len(first.records) + len(second.records) >= 380)
+        for record in held:
+            first.consumer.finish(record)  # of the assignment before
+        await first.consumer.commit()
+    again = first.records[200:] + second.records
+    assert sorted((r.partition, r.offset) for r in again) == sorted(
+        (r.partition, r.offset) for r in held if r.offset >= 5
+    )
+    third = member(kafka, topic_prefix)
+    await third.start()
+    await until(lambda: len(third.records) >= 180)
+    await third.stop()
+    assert min(r.offset for r in third.records) == 5
+
+
+async def test_nothing_is_delivered_before_a_long_restore_is_over(kafka: Cluster, topic_prefix: str) -> None:
+    """``assigned`` is awaited first, and the group goes on meanwhile: a rebalance in the middle begins it anew."""
+    async with topic_of_four(kafka, topic_prefix) as write, AsyncExitStack() as stack:
+        await write(range(5))
+        first, second = member(kafka, topic_prefix, restore=4.0), member(kafka, topic_prefix)
+        for each in (first, second):
+            await each.start()
+            stack.push_async_callback(each.stop)
+            await asyncio.sleep(0.3)
+        await until(lambda: len(first.records) + len(second.records) == 100)
+        told = [kind for kind, _ in first.told]
+        assert told == ["revoked", "assigned"]  # the first restore was cut off
+    assert first.early == second.early == []
+
+
+async def test_a_drain_that_does_not_end_is_cut_short(kafka: Cluster, topic_prefix: str) -> None:
+    """The listener has five seconds; then the commit happens without it."""
+    async with topic_of_four(kafka, topic_prefix) as write:
+        await write(range(1))
+        slow = member(kafka, topic_prefix)
+        await slow.start()
+        await until(lambda: len(slow.records) == 20)
+        slow.revoked = lambda partitions: asyncio.sleep(60)  # type: ignore[method-assign]  # a listener that hangs
+        started = time.monotonic()
+        await slow.stop()
+        assert 4 < time.monotonic() - started < 9
+        await write(range(1, 2))
+        other = member(kafka, topic_prefix)
+        await other.start()
+        await until(lambda: len(other.records) >= 20)
+        await other.stop()
+    assert {record.value for record in other.records} == {b"1"}
+
+
+async def test_a_static_member_has_its_partitions_back(kafka: Cluster, topic_prefix: str) -> None:
+    """Stopped and started again under the same instance id, it disturbs nobody and takes nobody's partitions."""
+    async with topic_of_four(kafka, topic_prefix) as write, AsyncExitStack() as stack:
+        await write(range(1))
+        a = member(kafka, topic_prefix, instance_id="a")
+        b = member(kafka, topic_prefix, instance_id="b")
+        for each in (a, b):
+            await each.start()
+        stack.push_async_callback(b.stop)
+        await until(lambda: len(a.partitions) == 2 == len(b.partitions))
+        told, mine = len(b.told), a.partitions
+        await a.stop()
+        again = member(kafka, topic_prefix, instance_id="a")
+        await again.start()
+        stack.push_async_callback(again.stop)
+        await until(lambda: again.partitions == mine)
+        assert len(b.told) == told
+
+
+async def test_a_partition_is_paused_when_too_much_is_unfinished(kafka: Cluster, topic_prefix: str) -> None:
+    """No partition has more than its limit unfinished; the others go on, and finishing lets the rest come."""
+    async with topic_of_four(kafka, topic_prefix) as write:
+        await write(range(40))
+        holding = member(kafka, topic_prefix, hold=True, max_unfinished=50)
+        await holding.start()
+        await until(lambda: len(holding.records) >= 4 * 50)
+        await asyncio.sleep(1)
+        counts = [sum(r.partition == p for r in holding.records) for p in range(4)]
+        assert max(counts) <= 50
+        done = 0
+        while done < 800:
+            for record in holding.records[done:]:
+                holding.consumer.finish(record)
+                done += 1
+            await asyncio.sleep(0.05)
+        await holding.stop()
+    offsets = [[r.offset for r in holding.records if r.partition == p] for p in range(4)]
+    assert all(each == list(range(len(each))) for each in offsets)
+
+
+async def test_a_consumer_waits_for_kafka_and_survives_its_restart(
+    kafka_clusters: ClusterFactory, topic_prefix: str
+) -> None:
+    """Started with Kafka down it polls in vain; it joins when Kafka comes, and goes on after a SIGKILL of the broker."""
+    cluster = kafka_clusters(1)
+    broker = cluster.brokers[0]
+    async with topic_of_four(cluster, topic_prefix) as write:
+        await write(range(1))
+        broker.kill()
+        patient = member(cluster, topic_prefix)
+        await patient.start()
+        await asyncio.sleep(1)
+        assert patient.told == []
+        broker.start()
+        await until(lambda: len(patient.records) == 20)
+        await patient.consumer.commit()
+        broker.kill()
+        await asyncio.sleep(2)
+        broker.start()
+        await cluster.ready()
+        await write(range(1, 2))
+        await until(lambda: {record.value for record in patient.records} == {b"0", b"1"})
+        await patient.stop()
+    assert patient.early == []
+
+
+async def test_the_reader_gives_up_where_nobody_answers() -> None:
+    """A clear error within its patience."""
+    reader = KafkaReader(bootstrap_servers="127.0.0.1:9", topic_prefix="", patience=2)
+    with pytest.raises(KafkaUnavailable):
+        [record async for record in reader.read("ledger", 0)]
+
+
+async def test_the_reader_reads_past_what_compaction_took(kafka: Cluster, topic_prefix: str) -> None:
+    """Holes in the offsets are no end and no wait: the last record of each key is there, whatever was removed."""
+    name = f"{topic_prefix}ledger"
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="ledger", partitions=1, compacted=True)])
+    async with kafka_admin(kafka.bootstrap) as admin:
+        overrides = (await admin.describe([name]))[name].overrides
+        await admin.configure(name, {**overrides, "segment.ms": "200", "min.cleanable.dirty.ratio": "0.01"})
+    async with producing(kafka, topic_prefix) as producer:
+        for n in range(300):
+            producer.send(Message(topic="ledger", key=f"k{n % 3}", value=b"%d" % n, partition_by="o"))
+        await asyncio.sleep(0.5)
+        await send_all(producer, [Message(topic="ledger", key="end", value=b"end", partition_by="o")])
+    async with asyncio.timeout(PATIENCE):
+        while len(records := await read_topic(kafka, topic_prefix, "ledger")) > 4:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.2)
+    assert [(r.key, r.value, r.offset) for r in records] == [
+        ("k0", b"297", 297),
+        ("k1", b"298", 298),
+        ("k2", b"299", 299),
+        ("end", b"end", 300),
+    ]
