@@ -155,7 +155,7 @@ class KafkaFirstPublisher:
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return once all of ``messages`` are durable: acknowledged by every in-sync replica, or in the journal (fsync).
 
-        Raises CannotStore when neither could do it; ValueError for a record that Kafka can never take (over 1 MiB).
+        Raises CannotStore when neither could do it; RecordRefused for one that Kafka can never take (over 1 MiB).
         """
         _refuse_oversize(messages)
         if not messages:
@@ -201,18 +201,19 @@ class KafkaFirstPublisher:
         if self._journal is None:
             return
         self._bound_for_spool += 1
-        round_ = asyncio.create_task(self._spool_round(self._journal, publication))
+        late = bool(publication.sent)  # Kafka has it, and did not acknowledge in time
+        round_ = asyncio.create_task(self._spool_round(self._journal, publication, late=late))
         self._rounds.add(round_)
         round_.add_done_callback(self._rounds.discard)
         await asyncio.shield(round_)
 
-    async def _spool_round(self, journal: Spool, publication: _Publication) -> None:
+    async def _spool_round(self, journal: Spool, publication: _Publication, *, late: bool) -> None:
         try:
             async with self._appending:
                 waiting = [each for each in self._publications if not each.durable.done()]
-                if publication not in waiting:
-                    return
-                if publication.sent or self.spooled or not self._producer.healthy:
+                if publication not in waiting or (publication.sent and not late):
+                    return  # somebody has done it for us
+                if late or self.spooled or not self._producer.healthy:
                     await self._append(journal, waiting)
                 else:  # the spool has become empty meanwhile
                     for each in waiting:
@@ -285,4 +286,4 @@ class KafkaFirstPublisher:
 def _refuse_oversize(messages: Sequence[Message]) -> None:
     for message in messages:
         if record_size(message) > MAX_RECORD_BYTES:
-            raise ValueError(f"{record_size(message)} bytes for {message.topic}: Kafka takes {MAX_RECORD_BYTES}")
+            raise RecordRefused(f"{record_size(message)} bytes for {message.topic}: Kafka takes {MAX_RECORD_BYTES}")

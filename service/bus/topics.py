@@ -35,12 +35,13 @@ WELL_REPLICATED = 3
 class TopicPlan:
     """How one topic should be; ``name`` is without prefix.
 
-    ``replication`` None: 3 where the cluster has 3 brokers, else as many as it has.
+    ``replication`` None: 3 where the cluster has 3 brokers, else as many as it has. ``min_insync`` None: 2 of 3, else 1.
     """
 
     name: str
     partitions: int = PARTITIONS
     replication: int | None = None
+    min_insync: int | None = None
     retention: timedelta = RETENTION
     compacted: bool = False
 
@@ -51,7 +52,8 @@ class TopicPlan:
             if self.compacted
             else {"cleanup.policy": "delete", "retention.ms": _milliseconds(self.retention)}
         )
-        return {**kept, "min.insync.replicas": str(2 if replication >= WELL_REPLICATED else 1)}
+        usual = 2 if replication >= WELL_REPLICATED else 1
+        return {**kept, "min.insync.replicas": str(usual if self.min_insync is None else self.min_insync)}
 
 
 @dataclass(frozen=True)
@@ -111,24 +113,15 @@ def standard(
     *,
     partitions: int = PARTITIONS,
     replication: int | None = None,
+    min_insync: int | None = None,
     retention: timedelta = RETENTION,
-    overrides: Mapping[str, TopicPlan] | None = None,
 ) -> tuple[TopicPlan, ...]:
-    """Every topic of the product; ``overrides`` replaces some by name.
+    """Every topic of the product, all with the same count of partitions: ``work`` and ``ledger`` need that."""
 
-    Raises ValueError where ``work`` and ``ledger`` differ in their count of partitions.
-    """
-    topics = [
-        TopicPlan(name=name, partitions=partitions, replication=replication, retention=retention)
-        for name in (*sorted(set(TOPICS.values())), *OTHER_TOPICS)
-    ]
-    topics.append(TopicPlan(name=LEDGER, partitions=partitions, replication=replication, compacted=True))
-    planned = {topic.name: topic for topic in topics} | dict(overrides or {})
-    if planned["work"].partitions != planned[LEDGER].partitions:
-        raise ValueError(
-            "work and ledger have the same count of partitions, or an organisation's owner misses its ledger"
-        )
-    return tuple(planned.values())
+    def topic(name: str, *, compacted: bool = False) -> TopicPlan:
+        return TopicPlan(name, partitions, replication, min_insync, retention, compacted)
+
+    return (*map(topic, sorted(set(TOPICS.values()))), *map(topic, OTHER_TOPICS), topic(LEDGER, compacted=True))
 
 
 async def plan(admin: Admin, prefix: str, topics: Sequence[TopicPlan]) -> TopicReport:

@@ -160,17 +160,19 @@ async def test_the_spool_comes_to_an_end_under_any_load(tmp_path: Path) -> None:
                 await publisher.publish([record(next(counter))])
 
         publishers = [asyncio.create_task(publish_for_ever()) for _ in range(20)]
-        await asyncio.sleep(0.2)
-        assert publisher.spooled
-        sender.recover()
-        await drained(publisher)
-        before = len(sender.sent)
-        await asyncio.sleep(0.1)
-        assert publisher.spooled == 0
-        assert len(sender.sent) > before
-        for each in publishers:
-            each.cancel()
-        await asyncio.wait(publishers)
+        try:
+            await asyncio.sleep(0.2)
+            assert publisher.spooled
+            sender.recover()
+            await drained(publisher)
+            before = len(sender.sent)
+            await asyncio.sleep(0.1)
+            assert publisher.spooled == 0
+            assert len(sender.sent) > before
+        finally:
+            for each in publishers:
+                each.cancel()
+            await asyncio.wait(publishers)
 
 
 async def test_modes_are_logged_once_and_records_never(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from service.bus.kafka_producer import Timing
 from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
 from service.bus.record_size import MAX_RECORD_BYTES
 from service.bus.topics import TopicPlan
-from service.core.errors import CannotStore, JournalError
+from service.core.errors import CannotStore, JournalError, RecordRefused
 from service.core.message import Message
 from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Cluster
@@ -271,7 +271,7 @@ async def test_a_record_that_no_batch_can_hold_is_refused_up_front(kafka: Cluste
     """The caller is at fault, and is told the sizes."""
     async with publishing(kafka.bootstrap, topic_prefix, None) as publisher:
         large = Message(topic="meetings", key="k", value=b"x" * MAX_RECORD_BYTES, partition_by="k")
-        with pytest.raises(ValueError, match=f"{MAX_RECORD_BYTES + 1} bytes for meetings"):
+        with pytest.raises(RecordRefused, match=f"{MAX_RECORD_BYTES + 1} bytes for meetings"):
             await publisher.publish([large])
 
 

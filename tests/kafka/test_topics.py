@@ -32,10 +32,12 @@ def test_the_standard_topics_are_those_that_outsiders_rely_on() -> None:
     assert [name for name, topic in topics.items() if topic.compacted] == ["ledger"]
 
 
-def test_work_and_ledger_cannot_differ() -> None:
-    """Another count for one of them alone is refused."""
-    with pytest.raises(ValueError, match="work and ledger"):
-        standard(overrides={"work": TopicPlan(name="work", partitions=12)})
+def test_the_settings_of_the_operator_win() -> None:
+    """A replication factor and a minimum of in-sync replicas that the operator names are used as they are."""
+    topics = standard(replication=5, min_insync=4)
+
+    assert {topic.replication for topic in topics} == {5}
+    assert {topic.configuration(5)["min.insync.replicas"] for topic in topics} == {"4"}
 
 
 @pytest.mark.parametrize(
