@@ -595,7 +595,7 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise JournalError(
             f"it is in use (process {holder}). Stop that process, or give this one a folder of its own"
-            " (JOURNAL__PATH): only `dev` runs several roles on one journal"
+            " (WEBEX_EVENTS_JOURNAL__PATH): only `dev` runs several roles on one journal"
         ) from exc
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)

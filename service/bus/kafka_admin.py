@@ -111,4 +111,4 @@ async def _answer(asked: Awaitable[Answer]) -> Answer:
     except TimeoutError:
         raise KafkaUnavailable(f"no answer within {PATIENCE:g} s") from None
     except KafkaError as error:
-        raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+        raise KafkaUnavailable(str(error)) from error

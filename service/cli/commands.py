@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import httpx
-import msgspec
 import structlog
 import typer
 import uvloop
@@ -19,12 +20,13 @@ import uvloop
 from service.bus.kafka_admin import kafka_admin
 from service.bus.topics import TopicReport, apply, plan, standard
 from service.cli.clock import utc_now
-from service.cli.dev import dev_secret_file, run_dev, with_dev_defaults
+from service.cli.dev import DEV_SETTINGS, dev_secret_file, run_dev
+from service.cli.examples import Command, Group
 from service.cli.roles import serve_processor, serve_receiver
 from service.cli.sandbox import serve_sandbox
 from service.cli.secret_files import read_secret, read_secrets
 from service.cli.serving import Stop, stopped_by_signals
-from service.cli.trigger import notification, send
+from service.cli.trigger import TRIGGERED, fields_of, notification, send
 from service.core import policy, signature
 from service.core.errors import (
     BadSignature,
@@ -35,62 +37,112 @@ from service.core.errors import (
     whereabouts,
 )
 from service.settings import Settings, load, require_kafka
-from service.telemetry import logging
+from service.telemetry.logging import configure
 
 #: Exit codes that scripts rely on: done, failed, wrong usage or settings, temporarily not possible.
 FAILED, WRONG, NOT_NOW = 1, 2, 4
 
-_EXAMPLES = """Webex webhooks, verified, never lost, turned into CloudEvents, and acted upon.
+#: Seconds within which a broker has to answer for the first time.
+KAFKA_CONNECT = 8
 
-\b
-Examples:
-  webex-events dev                            everything in one process, with a simulated Webex
-  webex-events trigger meetings.updated       send it a signed webhook, from another terminal
-  webex-events serve receiver                 the public endpoint (settings: environment, .env, YAML)
-  webex-events serve processor                decide about registrants by the policy
-  webex-events topics plan                    what `topics apply` would do to Kafka
-  webex-events policy check policy.yaml       what is wrong with a policy, with line and column
-  webex-events signature verify body.json --header "X-Spark-Signature: 0a1b…"
+_ABOUT = """Webex webhooks: verified, never lost, turned into CloudEvents, and acted upon.
+
+Settings come from the environment (WEBEX_EVENTS_…), from .env and from the YAML file that WEBEX_EVENTS_CONFIG names.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 4 temporarily not possible.
 """
 
 app = typer.Typer(
-    help=_EXAMPLES,
+    cls=Group,
+    help=_ABOUT,
+    epilog=(
+        "webex-events dev                         everything in one process, with a simulated Webex\n"
+        "webex-events trigger meetings.updated    send it a signed webhook, from another terminal\n"
+        "webex-events serve receiver              the public endpoint\n"
+        "webex-events serve processor             decide about registrants by the policy\n"
+        "webex-events topics plan                 what `topics apply` would do to Kafka\n"
+        "webex-events policy check policy.yaml    what is wrong with a policy, with line and column"
+    ),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-serve_app = typer.Typer(help="Run one role of the program until SIGTERM or Ctrl-C.", no_args_is_help=True)
-topics_app = typer.Typer(help="Create the topics on Kafka, or see what is missing.", no_args_is_help=True)
-signature_app = typer.Typer(help="Sign a body as Webex does, or find out whether it was signed.", no_args_is_help=True)
-policy_app = typer.Typer(help="The policy for registrants.", no_args_is_help=True)
+serve_app = typer.Typer(
+    cls=Group,
+    help="Run one role of the program until SIGTERM or Ctrl-C.",
+    epilog="webex-events serve receiver\nwebex-events serve processor",
+    no_args_is_help=True,
+)
+topics_app = typer.Typer(
+    cls=Group,
+    help="Create the topics on Kafka, or see what is missing.",
+    epilog="webex-events topics plan\nwebex-events topics apply",
+    no_args_is_help=True,
+)
+signature_app = typer.Typer(
+    cls=Group,
+    help="Sign a body as Webex does, or find out whether it was signed.",
+    epilog=(
+        "webex-events signature sign body.json\n"
+        'webex-events signature verify body.json --header "X-Spark-Signature: 0a1b…"'
+    ),
+    no_args_is_help=True,
+)
+policy_app = typer.Typer(
+    cls=Group,
+    help="The policy for registrants.",
+    epilog="webex-events policy check policy.yaml",
+    no_args_is_help=True,
+)
 app.add_typer(serve_app, name="serve")
 app.add_typer(topics_app, name="topics")
 app.add_typer(signature_app, name="signature")
 app.add_typer(policy_app, name="policy")
 
 
-@app.command("dev")
+@app.command(
+    "dev",
+    cls=Command,
+    epilog=(
+        "webex-events dev\n"
+        "WEBEX_EVENTS_POLICY__FILE=my-policy.yaml webex-events dev\n"
+        "WEBEX_EVENTS_RECEIVER__PORT=8081 WEBEX_EVENTS_SANDBOX__PACE=0.2 webex-events dev"
+    ),
+)
 def dev() -> None:
     """Receiver, processor and a simulated Webex in one process, on the journal; no Kafka, no account."""
-    _run_role(run_dev, overrides=with_dev_defaults(os.environ))
+    _run_role(run_dev, overrides=DEV_SETTINGS)
 
 
-@serve_app.command("receiver")
+@serve_app.command(
+    "receiver",
+    cls=Command,
+    epilog=(
+        "WEBEX_EVENTS_WEBHOOK__SECRETS_DIR=/run/secrets/webhooks webex-events serve receiver\n"
+        "WEBEX_EVENTS_BUS=kafka WEBEX_EVENTS_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 webex-events serve receiver"
+    ),
+)
 def receiver() -> None:
     """The public endpoint: verify, normalize, make durable, answer."""
     _run_role(serve_receiver)
 
 
-@serve_app.command("processor")
+@serve_app.command(
+    "processor",
+    cls=Command,
+    epilog="WEBEX_EVENTS_WEBEX__TOKEN_FILE=token WEBEX_EVENTS_POLICY__FILE=policy.yaml webex-events serve processor",
+)
 def processor() -> None:
     """Look at the meetings that events point to, decide about registrants, act, read back."""
     _run_role(serve_processor)
 
 
-@app.command("sandbox")
+@app.command(
+    "sandbox",
+    cls=Command,
+    epilog="webex-events sandbox\nwebex-events sandbox --target-url http://127.0.0.1:8080/webhooks/webex",
+)
 def sandbox(
     target_url: Annotated[str | None, typer.Option(help="Where its signed webhooks go; none without it.")] = None,
 ) -> None:
@@ -98,66 +150,90 @@ def sandbox(
     _run_role(lambda settings, stop: serve_sandbox(settings, stop, target=target_url))
 
 
-@topics_app.command("plan")
+@topics_app.command("plan", cls=Command, epilog="webex-events topics plan")
 def topics_plan() -> None:
     """What `apply` would do. Changes nothing."""
     _report(_topics(plan))
 
 
-@topics_app.command("apply")
+@topics_app.command(
+    "apply",
+    cls=Command,
+    epilog="webex-events topics apply\nWEBEX_EVENTS_KAFKA__TOPICS__PARTITIONS=12 webex-events topics apply",
+)
 def topics_apply() -> None:
     """Create what is missing and set what differs; the count of partitions never changes."""
     _report(_topics(apply))
 
 
-@app.command("trigger")
+@app.command(
+    "trigger",
+    cls=Command,
+    epilog=(
+        "webex-events trigger meetings.updated\n"
+        "webex-events trigger meetings.ended --meeting 0123456789abcdef0123456789abcdef\n"
+        'webex-events trigger recordings.created --data \'{"topic": "Town hall"}\''
+    ),
+)
 def trigger(
     what: Annotated[str, typer.Argument(metavar="RESOURCE.EVENT", help="For example meetings.updated.")],
     meeting: Annotated[str, typer.Option(help="Series id of the meeting that it is about.")] = "5" * 32,
     data: Annotated[str, typer.Option(help="JSON object: fields of `data` to set.")] = "{}",
-    url: Annotated[str, typer.Option(help="The receiver's endpoint.")] = "http://127.0.0.1:8080/webhooks/webex",
+    url: Annotated[str, typer.Option(help="The receiver's endpoint.")] = TRIGGERED,
 ) -> None:
     """Send a signed webhook, with the secret of the settings or of `dev`."""
     settings = _settings()
     try:
-        body = notification(what, series=meeting, now=utc_now(), data=msgspec.json.decode(data, type=dict[str, Any]))
-    except (ValueError, msgspec.DecodeError) as error:
-        _end(str(error), WRONG)
-    try:
+        body = notification(what, series=meeting, now=utc_now(), data=fields_of(data))
         status = send(url, body, secret=_secrets(settings)[0])
+    except (ValueError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        _end(str(error), WRONG)
     except httpx.TransportError as error:
         _end(f"Nobody answered at {url} ({type(error).__name__}). Is `webex-events dev` running?", NOT_NOW)
-    except httpx.InvalidURL as error:
-        _end(f"{url} is not a web address ({error})", WRONG)
     typer.echo(f"{what} about meeting {meeting}: answered {status}")
     raise typer.Exit(0 if 200 <= status < 300 else FAILED)
 
 
-@signature_app.command("sign")
+@signature_app.command(
+    "sign",
+    cls=Command,
+    epilog="webex-events signature sign body.json\nwebex-events signature sign - < body.json",
+)
 def signature_sign(body: Annotated[Path, typer.Argument(help="File with the exact bytes; - reads stdin.")]) -> None:
     """Print the signature headers of a body."""
     for name, value in signature.sign(_bytes_of(body), _secrets(_settings())[0]).items():
         typer.echo(f"{name}: {value}")
 
 
-@signature_app.command("verify")
+@signature_app.command(
+    "verify",
+    cls=Command,
+    epilog=(
+        'webex-events signature verify body.json --header "X-Spark-Signature: 0a1b…"\n'
+        'webex-events signature verify - -H "X-Webex-Signature: SHA-256=0a1b…" < body.json'
+    ),
+)
 def signature_verify(
     body: Annotated[Path, typer.Argument(help="File with the exact bytes; - reads stdin.")],
     header: Annotated[list[str], typer.Option("--header", "-H", help='"Name: value" as it was received; repeatable.')],
 ) -> None:
     """Say whether one of the live secrets signed a body: exit 0 if so, 1 if not."""
     settings = _settings()
-    headers = [
-        (name.strip().lower().encode(), value.strip().encode()) for name, _, value in (h.partition(":") for h in header)
-    ]
+    live = _secrets(settings)
     try:
-        index = signature.verify(_bytes_of(body), headers, secrets=_secrets(settings), mode=settings.webhook.signatures)
+        index = signature.verify(
+            _bytes_of(body), map(_raw_header, header), secrets=live, mode=settings.webhook.signatures
+        )
     except BadSignature as error:
         _end(f"not verified: {error}", FAILED)
-    typer.echo(f"verified with secret {index + 1} of {len(_secrets(settings))}")
+    typer.echo(f"verified with secret {index + 1} of {len(live)}")
 
 
-@policy_app.command("check")
+@policy_app.command(
+    "check",
+    cls=Command,
+    epilog="webex-events policy check policy.yaml\nwebex-events policy check - < policy.yaml",
+)
 def policy_check(file: Annotated[Path, typer.Argument(help="The policy file; - reads stdin.")]) -> None:
     """Say what is wrong with a policy, with line and column; nothing is changed."""
     try:
@@ -165,7 +241,7 @@ def policy_check(file: Annotated[Path, typer.Argument(help="The policy file; - r
     except UnicodeDecodeError:
         _end(f"{file}: not UTF-8", WRONG)
     except PolicyError as error:
-        _end("\n".join(f"{file}: {problem}" for problem in error.problems), WRONG)
+        _end(_of_file(file, error), WRONG)
     typer.echo(
         f"{file}: {len(checked.rules)} rules, version {checked.version}" + (", paused" if checked.paused else "")
     )
@@ -174,16 +250,18 @@ def policy_check(file: Annotated[Path, typer.Argument(help="The policy file; - r
 # --- how a command runs and ends --------------------------------------------------------------------------------------
 
 
-def _settings(overrides: dict[str, object] | None = None) -> Settings:
+def _settings(overrides: Mapping[str, object] | None = None) -> Settings:
     try:
         return load(os.environ, dotenv=Path(".env"), overrides=overrides)
     except SettingsError as error:
-        _end("\n".join(map(str, error.problems)), WRONG)
+        _end(str(error), WRONG)
 
 
-def _run_role(role: Callable[[Settings, Stop], Awaitable[None]], *, overrides: dict[str, object] | None = None) -> None:
+def _run_role(
+    role: Callable[[Settings, Stop], Awaitable[None]], *, overrides: Mapping[str, object] | None = None
+) -> None:
     settings = _settings(overrides)
-    logging.configure(stream=sys.stdout, colours=sys.stdout.isatty(), level=settings.log.level)
+    configure(stream=sys.stdout, colours=sys.stdout.isatty(), level=settings.log.level)
 
     async def until_stopped() -> None:
         with stopped_by_signals() as stop:
@@ -191,13 +269,15 @@ def _run_role(role: Callable[[Settings, Stop], Awaitable[None]], *, overrides: d
 
     try:
         uvloop.run(until_stopped())
-    except (SettingsError, PolicyError) as error:
-        _end("\n".join(map(str, error.problems)), WRONG)
+    except SettingsError as error:
+        _end(str(error), WRONG)
+    except PolicyError as error:
+        _end(_of_file(settings.policy.file, error), WRONG)
     except EventProcessorError as error:
         _end(str(error), FAILED)
-    except BaseExceptionGroup as group:
-        for leaf in _leaves(group):
-            structlog.get_logger().error("process.failed", error=type(leaf).__name__, where=whereabouts(leaf))
+    except (Exception, BaseExceptionGroup) as bug:  # noqa: BLE001 - the last border: a traceback may show personal data
+        for leaf in _leaves(bug):
+            structlog.get_logger().error("process.failed", error=type(leaf).__name__, at=whereabouts(leaf))
         raise typer.Exit(FAILED) from None
 
 
@@ -210,6 +290,15 @@ def _leaves(error: BaseException) -> list[BaseException]:
 def _end(sentence: str, code: int) -> NoReturn:
     typer.echo(sentence, err=True)
     raise typer.Exit(code)
+
+
+def _of_file(file: Path | None, error: PolicyError) -> str:
+    return "\n".join(f"{file or 'policy'}: {problem}" for problem in error.problems)
+
+
+def _raw_header(text: str) -> tuple[bytes, bytes]:
+    name, _, value = text.encode("utf-8", "surrogateescape").partition(b":")
+    return name.strip().lower(), value.strip()
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -233,22 +322,28 @@ def _secrets(settings: Settings) -> tuple[bytes, ...]:
 def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
     settings = _settings()
     topics = settings.kafka.topics
+    logging.getLogger().addHandler(logging.NullHandler())  # what they say ends in the error below
 
     async def talk(servers: str) -> TopicReport:
         wanted = standard(
             partitions=topics.partitions,
             replication=topics.replication,
+            min_insync=topics.min_insync,
             retention=timedelta(days=topics.retention_days),
         )
-        async with kafka_admin(servers) as admin:
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(KAFKA_CONNECT):
+                admin = await stack.enter_async_context(kafka_admin(servers))
             return await work(admin, settings.kafka.topic_prefix, wanted)
 
     try:
         return asyncio.run(talk(require_kafka(settings)))
     except SettingsError as error:
         _end(str(error), WRONG)
+    except TimeoutError:
+        _end(f"Kafka at {settings.kafka.bootstrap_servers} did not answer within {KAFKA_CONNECT} s", NOT_NOW)
     except KafkaUnavailable as error:
-        _end(str(error), NOT_NOW)
+        _end(f"Kafka at {settings.kafka.bootstrap_servers} cannot be reached: {error}", NOT_NOW)
 
 
 def _report(report: TopicReport) -> None:

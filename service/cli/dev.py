@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 import structlog
+import typer
 
 from service.bus.journal import Journal
 from service.cli.buses import embedded_bus
@@ -20,13 +21,17 @@ from service.cli.roles import private_listener, processing, public_listener
 from service.cli.sandbox import simulated_webex
 from service.cli.secret_files import LiveSecrets, read_secret
 from service.cli.serving import Stop, beside
+from service.cli.trigger import TRIGGERED
 from service.sandbox.world import World
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.webex.tokens import StaticToken
 
-#: In `dev` the sweep comes round quickly, unless the settings say otherwise: people should see something happen.
+#: In `dev` the sweep comes round quickly (s), unless the settings say otherwise: people should see something happen.
 SWEEP_INTERVAL = 2
+
+#: What `dev` does not leave to the settings.
+DEV_SETTINGS: Mapping[str, object] = {"BUS": "journal"}
 
 _TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
 
@@ -40,25 +45,29 @@ async def run_dev(settings: Settings, stop: Stop) -> None:
         journal = await enter(await Journal.open(settings.journal.path))
         bus = await enter(embedded_bus(settings, journal, stop=stop))
         live = _live_secrets(settings)
-        world, webex, deliver = await enter(simulated_webex(settings, token=None, stop=stop))
-        settings = settings.model_copy(update={"webex": settings.webex.model_copy(update={"base_url": f"{webex}/v1"})})
+        webex = await enter(simulated_webex(settings, token=None, stop=stop))
+        api = f"{webex.address}/v1"
+        settings = _for_dev(settings, webex=api)
         await enter(processing(settings, bus, metrics, policy, StaticToken(_TOKEN), stop=stop))
         private = await enter(private_listener(settings, bus, metrics, ready=bus.can_store))
         await enter(beside(live.watch(), stop=stop))
         public = await enter(public_listener(settings, bus, metrics, live))
         webhook = f"{public}/webhooks/webex"
-        await enter(deliver(webhook, live()[0]))
-        meeting = await _first_meeting(world)
-        _tell(settings, {"webhook": webhook, "webex": f"{webex}/v1", "metrics": f"{private}/metrics"}, meeting)
+        await enter(webex.delivering(webhook, live()[0]))
+        await enter(webex.living())
+        meeting = await _first_meeting(webex.world)
+        _tell(settings, {"webhook": webhook, "webex": api, "metrics": f"{private}/metrics"}, meeting)
         await stop.wait()
         structlog.get_logger().info("dev.stopping")
 
 
-def with_dev_defaults(environ: Mapping[str, str]) -> dict[str, object]:
-    """What `dev` sets by itself: always the journal, and a quick sweep where nobody chose another one."""
-    interval = "SWEEP__INTERVAL"
-    chosen = {} if environ.get(f"WEBEX_EVENTS_{interval}") else {interval: SWEEP_INTERVAL}
-    return {"BUS": "journal", **chosen}
+def _for_dev(settings: Settings, *, webex: str) -> Settings:
+    """``settings`` with the sandbox as Webex, and a quick sweep where nobody chose another one."""
+    sweep = settings.sweep
+    quick = sweep if "interval" in sweep.model_fields_set else sweep.model_copy(update={"interval": SWEEP_INTERVAL})
+    return settings.model_copy(
+        update={"sweep": quick, "webex": settings.webex.model_copy(update={"base_url": webex, "allow_http": True})}
+    )
 
 
 def demo_policy() -> Path:
@@ -76,10 +85,11 @@ def _live_secrets(settings: Settings) -> LiveSecrets:
     if settings.webhook.fixed_secrets or settings.webhook.secrets_dir:
         return LiveSecrets(fixed=settings.webhook.fixed_secrets, folder=settings.webhook.secrets_dir)
     file = dev_secret_file(settings)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as new:
-            new.write(secrets.token_hex(20))
+    if not file.exists():  # the journal's lock keeps every other process out
+        unfinished = file.with_suffix(".new")
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(secrets.token_hex(20), "ascii")
+        unfinished.replace(file)
     return LiveSecrets(fixed=(read_secret(file),))
 
 
@@ -94,17 +104,44 @@ async def _first_meeting(world: World) -> str:
 
 
 def _tell(settings: Settings, addresses: Mapping[str, str], meeting: str) -> None:
-    command = f"{_program()} trigger meetings.updated --meeting {meeting}"
-    if settings.receiver.port != 8080:
-        command += f" --url {addresses['webhook']}"
-    structlog.get_logger().info("dev.started", **addresses, try_in_another_terminal=command)
+    command = _trigger(settings, addresses["webhook"], meeting)
+    if sys.stdout.isatty():
+        typer.echo(_block({**addresses, "journal": str(settings.journal.path)}, command))
+    else:
+        structlog.get_logger().info("dev.started", **addresses, try_in_another_terminal=command)
 
 
-def _program() -> str:
+_NAMES = {"webhook": "Webhooks go to", "webex": "Simulated Webex", "metrics": "Metrics", "journal": "Journal"}
+
+
+def _block(addresses: Mapping[str, str], command: str) -> str:
+    """What somebody at a terminal is told."""
+    rows = [f"  {_NAMES[name] + ':':<17} {address}" for name, address in addresses.items()]
+    hint = "  To send a signed webhook, type this in another terminal, in this folder:"
+    return "\n".join(
+        ["", *rows, "", hint, "", f"  {command}", "", "  Ctrl-C ends it; the next start goes on from there.", ""]
+    )
+
+
+def _trigger(settings: Settings, url: str, meeting: str) -> str:
+    """A command that reaches this process from another terminal, where its environment may not be set."""
+    words = [*_program(), "trigger", "meetings.updated", *(["--meeting", meeting] if meeting else [])]
+    if url != TRIGGERED:
+        words += ["--url", url]
+    path = settings.journal.path
+    chosen = "" if path == Path("data") else f"WEBEX_EVENTS_JOURNAL__PATH={shlex.quote(str(path))} "
+    return chosen + shlex.join(words)
+
+
+def _program() -> list[str]:
     """How this program was called, as short as it can be typed in this folder."""
     called = Path(sys.argv[0])
-    if called.name != "webex-events":
-        return "webex-events"
+    script = called if called.name == "webex-events" else Path(sys.executable).with_name("webex-events")
+    return [_short(script)] if script.exists() else [_short(Path(sys.executable)), "-m", "service"]
+
+
+def _short(program: Path) -> str:
+    absolute = program.absolute()
     with contextlib.suppress(ValueError):
-        return str(called.resolve().relative_to(Path.cwd()))
-    return str(called)
+        return str(absolute.relative_to(Path.cwd()))
+    return str(absolute)

@@ -64,7 +64,9 @@ def _read(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
-        return content.decode("utf-8-sig")
+        if len(content) <= MAX_BYTES:
+            return content.decode("utf-8-sig")
+        said = f"WEBEX_EVENTS_POLICY__FILE: {file} is larger than 1 MiB"
     except OSError as error:
         said = f"WEBEX_EVENTS_POLICY__FILE: {file} cannot be read ({error.strerror})"
     except UnicodeDecodeError:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from service.cli.clock import utc_now
+from service.cli.secret_files import read_secrets
 from service.cli.serving import Stop, beside, bound, serving, url_of
 from service.core.errors import Problem, SettingsError
 from service.sandbox.app import create_app
@@ -18,50 +22,70 @@ from service.sandbox.simulation import Pace, run_simulation
 from service.sandbox.world import World
 from service.settings import Settings, require_secrets
 
-#: Starts people registering, and delivers webhooks to an address, signed with a secret.
-Deliver = Callable[[str, bytes], AbstractAsyncContextManager[None]]
+
+@dataclass(frozen=True)
+class SimulatedWebex:
+    """Its state, where it answers, and what it can do beside answering."""
+
+    world: World
+    address: str
+    #: Deliver webhooks to this address, signed with this secret.
+    delivering: Callable[[str, bytes], AbstractAsyncContextManager[None]]
+    #: Let people register, at the pace of the settings.
+    living: Callable[[], AbstractAsyncContextManager[None]]
 
 
 async def serve_sandbox(settings: Settings, stop: Stop, *, target: str | None) -> None:
     """The simulated Webex until ``stop``; webhooks go to ``target`` where there is one. Raises SettingsError."""
-    if target is not None:
-        require_secrets(settings)
+    secret = _signing_secret(settings) if target is not None else b""
     token = settings.webex.token.get_secret_value() if settings.webex.token else None
     async with contextlib.AsyncExitStack() as stack:
-        _, address, deliver = await stack.enter_async_context(simulated_webex(settings, token=token, stop=stop))
+        webex = await stack.enter_async_context(simulated_webex(settings, token=token, stop=stop))
         if target is not None:
-            await stack.enter_async_context(deliver(target, settings.webhook.fixed_secrets[0]))
-        structlog.get_logger().info("sandbox.started", webex=f"{address}/v1", webhooks_to=target)
+            await stack.enter_async_context(webex.delivering(target, secret))
+        await stack.enter_async_context(webex.living())
+        structlog.get_logger().info("sandbox.started", webex=f"{webex.address}/v1", webhooks_to=target)
         await stop.wait()
 
 
+def _signing_secret(settings: Settings) -> bytes:
+    require_secrets(settings)
+    folder, fixed = settings.webhook.secrets_dir, settings.webhook.fixed_secrets
+    return (*fixed, *(read_secrets(folder) if folder else ()))[0]
+
+
 @contextlib.asynccontextmanager
-async def simulated_webex(
-    settings: Settings, *, token: str | None, stop: Stop
-) -> AsyncIterator[tuple[World, str, Deliver]]:
-    """The world, its address, and a way to let it live; its state is kept beside the journal."""
+async def simulated_webex(settings: Settings, *, token: str | None, stop: Stop) -> AsyncIterator[SimulatedWebex]:
+    """A Webex that answers; its state is kept beside the journal. ``token`` None: it takes any."""
     sandbox = settings.sandbox
     with (
         contextlib.closing(_open(settings.journal.path)) as world,
         bound(sandbox.host, sandbox.port, setting="WEBEX_EVENTS_SANDBOX__PORT") as listener,
     ):
-        pace = Pace(fastest=sandbox.pace / 2, slowest=sandbox.pace * 1.5)
-
-        @contextlib.asynccontextmanager
-        async def deliver(target: str, secret: bytes) -> AsyncIterator[None]:
-            async with contextlib.AsyncExitStack() as stack:
-                await stack.enter_async_context(beside(Deliveries(target, secret).run(world), stop=stop))
-                if sandbox.pace > 0:
-                    await stack.enter_async_context(beside(run_simulation(world, pace), stop=stop))
-                yield
-
         async with serving(create_app(world, token=token), listener):
-            yield world, url_of(listener), deliver
+            yield SimulatedWebex(
+                world=world,
+                address=url_of(listener),
+                delivering=lambda target, secret: beside(Deliveries(target, secret).run(world), stop=stop),
+                living=partial(_living, world, sandbox.pace, stop=stop),
+            )
+
+
+@contextlib.asynccontextmanager
+async def _living(world: World, pace: float, *, stop: Stop) -> AsyncIterator[None]:
+    if pace == 0:
+        yield
+        return
+    async with beside(run_simulation(world, Pace(fastest=pace / 2, slowest=pace * 1.5)), stop=stop):
+        yield
 
 
 def _open(folder: Path) -> World:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return World.open(folder / "sandbox.db", now=utc_now)
     except OSError as error:
-        raise SettingsError((Problem(f"{folder} cannot hold the sandbox's state ({error.strerror})"),)) from error
+        reason = error.strerror
+    except sqlite3.Error as error:
+        reason = str(error)  # in use by another process, or no SQLite file
+    raise SettingsError((Problem(f"{folder} cannot hold the sandbox's state ({reason})"),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -30,13 +31,21 @@ def bound(host: str, port: int, *, setting: str) -> Iterator[socket.socket]:
     """A listening socket. Raises SettingsError, naming the setting to change, where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        host.encode("idna")  # the socket module does so too late: it would leave an open socket behind
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        said = f"cannot listen on {host}:{port} ({error.strerror}); choose another port by {setting}"
-        raise SettingsError((Problem(said),)) from error
+    except (OSError, UnicodeError) as error:
+        raise SettingsError((Problem(_unbound(host, port, setting, error)),)) from error
     with listener:
         listener.setblocking(False)
         yield listener
+
+
+def _unbound(host: str, port: int, setting: str, error: OSError | UnicodeError) -> str:
+    reason = getattr(error, "strerror", None) or "not the name of a host"
+    reason = reason.partition(" (while attempting")[0]  # the socket module repeats the address
+    port_is_to_blame = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+    change = f"port by {setting}" if port_is_to_blame else f"address by {setting.removesuffix('PORT')}HOST"
+    return f"cannot listen on {host}:{port} ({reason}); choose another {change}"
 
 
 def url_of(listener: socket.socket) -> str:

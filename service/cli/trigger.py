@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -13,6 +13,9 @@ from service.core.event import rfc3339
 from service.core.identifiers import series_of
 from service.core.resources import FAMILIES
 from service.core.signature import sign
+
+#: Where `trigger` sends to where nothing else is said.
+TRIGGERED = "http://127.0.0.1:8080/webhooks/webex"
 
 _HOST = "host@example.com"
 _SITE = "example.webex.com"
@@ -118,13 +121,16 @@ def notification(what: str, *, series: str, now: datetime, data: Mapping[str, An
     return msgspec.json.encode(body)
 
 
+def fields_of(text: str) -> dict[str, Any]:
+    """The JSON object in ``text``. Raises ValueError."""
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueError('--data is no JSON object; for example --data \'{"title": "Town hall"}\'') from None
+
+
 def send(url: str, body: bytes, *, secret: bytes) -> int:
     """Post ``body``, signed as Webex does; returns the HTTP status. Raises httpx.TransportError where nobody answers."""
     headers = {"content-type": "application/json;charset=UTF-8", **sign(body, secret)}
     with httpx.Client(trust_env=False, timeout=15) as client:
         return client.post(url, content=body, headers=headers).status_code
-
-
-def utc_now() -> datetime:
-    """The present moment."""
-    return datetime.now(UTC)

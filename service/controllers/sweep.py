@@ -27,6 +27,7 @@ class Sweep:
     def __init__(self, *, ledger: Ledger, backlog: Backlog, intervals: Intervals, now: Clock) -> None:
         self._ledger, self._backlog, self._intervals, self._now = ledger, backlog, intervals, now
         self._looked: dict[Key, datetime] = {}
+        self._tick = min(timedelta(seconds=1), intervals.look / 4)
 
     def looked(self, key: Key) -> None:
         """A look at this series began now, for whatever reason."""
@@ -39,7 +40,7 @@ class Sweep:
     async def run(self) -> None:
         """Mark what is due, for ever."""
         while True:
-            await asyncio.sleep(min(1.0, self._intervals.look.total_seconds() / 2))
+            await asyncio.sleep(self._tick.total_seconds())
             self.mark_due()
 
     def mark_due(self) -> None:
@@ -52,7 +53,7 @@ class Sweep:
                 known,
                 looked=self._looked.get(key),
                 now=self._now(),
-                interval=self._intervals.look,
+                interval=self._intervals.look - self._tick,  # else it would be late by the next tick
                 full_interval=self._intervals.full_look,
             )
             if kind is not Due.NOTHING:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from typing import TextIO
 
@@ -42,13 +43,24 @@ def configure(*, stream: TextIO, colours: bool, level: str = "info") -> None:
 def _processors(colours: bool) -> list[Processor]:
     clock = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="timestamp")
     stamp = clock if colours else structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp")
-    return [structlog.processors.add_log_level, stamp, name_the_error, redact]
+    return [structlog.processors.add_log_level, stamp, name_the_error, redact, *([_shorten] if colours else [])]
 
 
 def _renderer(colours: bool) -> Processor:
     if colours:
         return structlog.dev.ConsoleRenderer(colors=True, pad_event_to=26, sort_keys=False)
     return structlog.processors.JSONRenderer()
+
+
+#: The ids of Webex's meetings and registrants, and of our events.
+_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _shorten(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """For people: no trace, and of an id its first eight digits; with whole ones few lines fit a terminal."""
+    event.pop("traceparent", None)
+    ids = {name: value for name, value in event.items() if isinstance(value, str) and _ID.fullmatch(value)}
+    return {**event, **{name: f"{value[:8]}…" for name, value in ids.items()}}
 
 
 def _route_libraries(stream: TextIO, processors: list[Processor], renderer: Processor) -> None:
