@@ -41,6 +41,7 @@ class FakeWebex:
         self.failures: dict[str, list[WebexError | None]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.lagging = False
+        self.gates: dict[str, asyncio.Event] = {}
 
     def register(self, id_: str, *, email: str = "", at: datetime, status: str = "pending") -> None:
         """Somebody registers."""
@@ -53,12 +54,18 @@ class FakeWebex:
         one = self.people[id_]
         self.people[id_] = structs.replace(one, status=status, fields={**one.fields, "status": status})
 
+    def hold(self, operation: str) -> asyncio.Event:
+        """Calls of one operation wait for this event."""
+        return self.gates.setdefault(operation, asyncio.Event())
+
     def made(self, operation: str) -> list[Any]:
         """The arguments of the calls of one operation."""
         return [arguments for name, arguments in self.calls if name == operation]
 
-    def _called(self, operation: str, arguments: Any) -> WebexError | None:
+    async def _called(self, operation: str, arguments: Any) -> WebexError | None:
         self.calls.append((operation, arguments))
+        if operation in self.gates:
+            await self.gates[operation].wait()
         scripted = self.failures.get(operation)
         failure = scripted.pop(0) if scripted else None
         if failure is not None and not failure.maybe_done:
@@ -67,21 +74,21 @@ class FakeWebex:
 
     async def get_meeting(self, meeting_id: str, *, host_email: str = "") -> Meeting:
         """One meeting."""
-        self._called("get_meeting", meeting_id)
+        await self._called("get_meeting", meeting_id)
         return Meeting(id=meeting_id, title=self.fields["title"], fields=self.fields)
 
     async def list_registrants(
         self, meeting_id: str, *, since: datetime | None, now: datetime, host_email: str = ""
     ) -> list[Registrant]:
         """Those who registered after ``since``."""
-        self._called("list_registrants", since)
+        await self._called("list_registrants", since)
         return [one for one in self.people.values() if since is None or (one.registered and one.registered >= since)]
 
     async def query_registrants(
         self, meeting_id: str, emails: Sequence[str], *, host_email: str = ""
     ) -> list[Registrant]:
         """Those with these addresses; while ``lagging``, as they were."""
-        self._called("query_registrants", list(emails))
+        await self._called("query_registrants", list(emails))
         shown = [one for one in self.people.values() if one.email in emails]
         return [structs.replace(one, status="pending") for one in shown] if self.lagging else shown
 
@@ -89,7 +96,7 @@ class FakeWebex:
         self, meeting_id: str, verb: str, ids: Sequence[str], *, send_email: bool, host_email: str = ""
     ) -> None:
         """Approve or reject; a failure that may have happened did happen."""
-        failure = self._called("change_status", (verb, list(ids), send_email))
+        failure = await self._called("change_status", (verb, list(ids), send_email))
         for id_ in ids:
             self.set_status(id_, {"approve": "approved", "reject": "rejected"}[verb])
         if failure is not None:

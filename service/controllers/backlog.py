@@ -1,4 +1,7 @@
-"""What waits for a look: one entry for each meeting series, with the hints that the look will answer."""
+"""What waits for a look: one entry for each meeting series, with the hints that the look will answer.
+
+A look takes its entry out. What comes while it runs makes a new entry, which wants a look of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ Key = tuple[int, str]
 
 @dataclass
 class Waiting:
-    """One series that has to be looked at. ``first`` is when the oldest hint was accepted, None where a sweep asked."""
+    """One series that has to be looked at. ``first`` is when the oldest hint was accepted, None where a sweep asked.
+
+    ``hints`` are records with the monotonic time when each came.
+    """
 
     task: Task
-    hints: dict[int, Received] = field(default_factory=dict)  # by offset
-    came: dict[int, float] = field(default_factory=dict)  # offset → monotonic time
+    hints: list[tuple[float, Received]] = field(default_factory=list)
     first: datetime | None = None
     deleted: bool = False
     attempts: int = 0
@@ -31,12 +36,6 @@ class Waiting:
     def key(self) -> Key:
         """Partition and series."""
         return self.task.place.partition, self.task.series
-
-    def forget(self, hints: dict[int, Received]) -> None:
-        """``hints`` are answered, or remembered elsewhere."""
-        for offset in hints:
-            self.hints.pop(offset, None)
-            self.came.pop(offset, None)
 
 
 class Backlog:
@@ -52,20 +51,11 @@ class Backlog:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(list(self._waiting.values()))
 
-    def get(self, key: Key) -> Waiting | None:
-        """What waits under ``key``."""
-        return self._waiting.get(key)
-
     def mark(self, task: Task, *, first: datetime | None = None, delay: float = 0.0) -> Waiting:
         """``task``'s series has to be looked at in ``delay`` seconds; what was asked of it before is not forgotten."""
         key = (task.place.partition, task.series)
         waiting = self._waiting.setdefault(key, Waiting(task=task))
-        waiting.task = replace(
-            task,
-            full=task.full or waiting.task.full,
-            org_id=task.org_id or waiting.task.org_id,
-            host_email=task.host_email or waiting.task.host_email,
-        )
+        waiting.task = _joined(waiting.task, task)
         waiting.first = waiting.first or first
         if delay > 0:
             self.queue.add_later(key, delay)
@@ -73,24 +63,39 @@ class Backlog:
             self.queue.add(key)
         return waiting
 
-    def add_hint(self, waiting: Waiting, hint: Received) -> None:
-        """``hint`` is answered by a look that begins from now on."""
-        waiting.hints[hint.offset] = hint
-        waiting.came[hint.offset] = time.monotonic()
+    def take(self, key: Key) -> Waiting | None:
+        """What waits under ``key``, for a look that begins now; None where nothing does, or its time has not come."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            return None
+        if (early := waiting.not_before - time.monotonic()) > 0:
+            self.queue.add_later(key, early)
+            return None
+        return self._waiting.pop(key)
 
-    def postpone(self, waiting: Waiting, delay: float) -> None:
-        """Try again in ``delay`` seconds, and not before, whatever hints come."""
+    def put_back(self, waiting: Waiting, delay: float) -> None:
+        """Its look failed: try again in ``delay`` seconds and not before, together with what has come meanwhile."""
+        newer = self._waiting.get(waiting.key)
+        if newer is not None:
+            waiting.task = _joined(waiting.task, newer.task)
+            waiting.hints += newer.hints
+            waiting.first = waiting.first or newer.first
+            waiting.deleted = waiting.deleted or newer.deleted
         waiting.not_before = time.monotonic() + delay
+        self._waiting[waiting.key] = waiting
         self.queue.add_later(waiting.key, delay)
-
-    def settle(self, waiting: Waiting, answered: dict[int, Received]) -> None:
-        """A look answered these hints; the entry goes when it has no others."""
-        waiting.forget(answered)
-        waiting.attempts, waiting.first, waiting.deleted = 0, None, False
-        if not waiting.hints and not waiting.task.full:
-            self._waiting.pop(waiting.key, None)
 
     def discard(self, unwanted: Callable[[Key], bool]) -> None:
         """Forget the series that are ``unwanted``."""
         self.queue.discard(unwanted)
         self._waiting = {key: waiting for key, waiting in self._waiting.items() if not unwanted(key)}
+
+
+def _joined(one: Task, other: Task) -> Task:
+    """Both, in one look."""
+    return replace(
+        other,
+        full=one.full or other.full,
+        org_id=other.org_id or one.org_id,
+        host_email=other.host_email or one.host_email,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,22 @@ from service.core.ledger import Entry, PartitionMemory, SeriesMemory
 
 @dataclass(frozen=True)
 class Place:
-    """Where a series stands: its organisation, and the partition of ``work`` and ``ledger`` which that has."""
+    """Where a series stands: its organisation, the partition of ``work`` and ``ledger`` which that has, and during which
+    assignment of it to this process. What belongs to an earlier assignment may not read or write any more.
+    """
 
     organization: str
     partition: int
+    assignment: int
+
+
+@dataclass
+class _Owned:
+    """One partition during one assignment. One write at a time, so that a re-read misses none."""
+
+    assignment: int
+    memory: PartitionMemory
+    writing: asyncio.Lock
 
 
 class Ledger:
@@ -29,17 +42,29 @@ class Ledger:
 
     def __init__(self, *, reader: LedgerReader, publisher: Publisher) -> None:
         self._reader, self._publisher = reader, publisher
-        self._partitions: dict[int, PartitionMemory] = {}
+        self._partitions: dict[int, _Owned] = {}
+        self._assignments = 0
         self._log = structlog.get_logger()
 
     async def restore(self, partition: int) -> int:
-        """Read the partition up to its present end; returns how many records it had."""
+        """Begin a new assignment of the partition with what the ledger says up to its present end; returns the records."""
+        memory, count = await self._read(partition)
+        self._assignments += 1
+        self._partitions[partition] = _Owned(self._assignments, memory, asyncio.Lock())
+        return count
+
+    async def read_again(self, place: Place) -> None:
+        """Take in what the former owner still wrote after the partition was restored. Raises NotOwner."""
+        owned = self._owned(place)
+        async with owned.writing:
+            owned.memory, _ = await self._read(place.partition)
+
+    async def _read(self, partition: int) -> tuple[PartitionMemory, int]:
         memory, count = PartitionMemory(), 0
         async for record in self._reader.read("ledger", partition):
             count += 1
             self._apply(memory, record.key, record.value)
-        self._partitions[partition] = memory
-        return count
+        return memory, count
 
     def _apply(self, memory: PartitionMemory, key: str, value: bytes | None) -> None:
         try:
@@ -59,32 +84,48 @@ class Ledger:
         """Whether the partition is restored and ours."""
         return partition in self._partitions
 
-    def partition(self, partition: int) -> PartitionMemory:
-        """The memory of one partition. Raises NotOwner where it is not ours."""
+    def place(self, organization: str, partition: int) -> Place:
+        """Where an organisation stands during the present assignment. Raises NotOwner where the partition is not ours."""
         if partition not in self._partitions:
             raise NotOwner("the partition is not ours, or not restored yet")
-        return self._partitions[partition]
+        return Place(organization, partition, self._partitions[partition].assignment)
+
+    def _owned(self, place: Place) -> _Owned:
+        owned = self._partitions.get(place.partition)
+        if owned is None or owned.assignment != place.assignment:
+            raise NotOwner("the partition went to somebody else meanwhile")
+        return owned
+
+    def partition(self, place: Place) -> PartitionMemory:
+        """The memory of one partition. Raises NotOwner where it is not ours any more."""
+        return self._owned(place).memory
 
     def series(self, place: Place, series: str) -> SeriesMemory:
-        """The memory of one series as it is now. Raises NotOwner where its partition is not ours."""
-        return self.partition(place.partition).series.get(series) or SeriesMemory()
+        """The memory of one series as it is now. Raises NotOwner where its partition is not ours any more."""
+        return self.partition(place).series.get(series) or SeriesMemory()
 
-    def known(self) -> Iterator[tuple[int, str, SeriesMemory]]:
-        """``(partition, series, memory)`` of every series remembered."""
-        for partition, memory in self._partitions.items():
-            for series, remembered in memory.series.items():
-                yield partition, series, remembered
+    def known(self, partition: int | None = None) -> Iterator[tuple[int, str, SeriesMemory]]:
+        """``(partition, series, memory)`` of every series remembered, of one partition or all."""
+        for number, owned in self._partitions.items():
+            if partition in (None, number):
+                for series, remembered in owned.memory.series.items():
+                    yield number, series, remembered
+
+    def remember(self, place: Place, entries: Sequence[Entry]) -> None:
+        """Remember what must not be forgotten even where it cannot be written now. Raises NotOwner."""
+        for entry in entries:
+            self.partition(place).apply(entry)
 
     async def record(self, place: Place, entries: Sequence[Entry], facts: Iterable[CloudEvent] = ()) -> None:
         """Make ``facts`` and ``entries`` durable together, then remember.
 
         Raises NotOwner, or CannotStore: then nothing is remembered, and a repeat publishes the same facts under the same ids.
         """
-        memory = self.partition(place.partition)
         messages = [events.to_message(fact) for fact in facts]
         messages += [ledger.to_message(entry, organization=place.organization) for entry in entries]
         if not messages:
             return
-        await self._publisher.publish(messages)
-        for entry in entries:
-            memory.apply(entry)
+        async with self._owned(place).writing:
+            self._owned(place)
+            await self._publisher.publish(messages)
+            self.remember(place, entries)

@@ -45,26 +45,38 @@ class Ownership:
 
     def take(self, place: Place) -> None:
         """Begin to own a restored partition; the first write waits for the lease of the owner before."""
-        if place.partition in self._places:
+        if self._places.get(place.partition) == place:
             return
-        before = self._ledger.partition(place.partition).owner
+        before = self._ledger.partition(place).owner
         free = before is None or before.released or before.instance == self._instance
         self._from[place.partition] = self._now() if before is None or free else before.at + LEASE
         self._places[place.partition] = place
 
     async def writable(self, place: Place) -> None:
-        """Return once a write may start now. Raises NotOwner where it may not."""
+        """Return when a write may be prepared. Raises NotOwner where it may not, or where what was decided is out of date.
+
+        Just before the write itself :meth:`check` it again: preparing takes time.
+        """
         self.take(place)
-        wait = max(self._doubt(), (self._from[place.partition] - self._now()).total_seconds())
-        if wait > 0:
-            self._log.info("ownership.waiting", partition=place.partition, seconds=round(wait, 1))
-            await asyncio.sleep(min(wait, LEASE.total_seconds()))
-            if self._doubt() > 0:
-                raise NotOwner("this process stood still")
+        await self._outlast(place)
         if not self._fresh(place.partition):
             await self._renew(place)
-        if place.partition not in self._places or not self._fresh(place.partition):
-            raise NotOwner("the lease could not be renewed, or the partition was given up meanwhile")
+        self.check(place)
+
+    async def _outlast(self, place: Place) -> None:
+        wait = max(self._doubt(), (self._from[place.partition] - self._now()).total_seconds())
+        if wait <= 0:
+            return
+        self._log.info("ownership.waiting", partition=place.partition, seconds=round(wait, 1))
+        await asyncio.sleep(min(wait, LEASE.total_seconds()))
+        await self._ledger.read_again(place)
+        self.drop(place.partition)
+        raise NotOwner("what was decided before the wait may be out of date: look again")
+
+    def check(self, place: Place) -> None:
+        """A write may start at this moment. Raises NotOwner where it may not."""
+        if self._doubt() > 0 or self._places.get(place.partition) != place or not self._fresh(place.partition):
+            raise NotOwner("the lease is not fresh, or the partition was given up meanwhile")
 
     def _doubt(self) -> float:
         """Seconds for which nothing may be written, because this process stood still."""
@@ -104,14 +116,14 @@ class Ownership:
 
     async def _renew(self, place: Place) -> None:
         asked = self._monotonic()  # the lease counts from before the write, since the others see its record's time
-        if place.partition in self._places and await self._write(place, released=False):
+        if self._places.get(place.partition) == place and await self._write(place, released=False):
             self._renewed[place.partition] = asked
 
     async def _write(self, place: Place, *, released: bool) -> bool:
         owner = Owner(instance=self._instance, at=self._now(), released=released)
         try:
             await self._ledger.record(place, [Entry(kind="owner", subject=str(place.partition), value=owner)])
-        except CannotStore:
+        except (CannotStore, NotOwner):
             self._log.warning("ownership.not_renewed", partition=place.partition)
             return False
         return True

@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
 
 from service.controllers.backlog import Backlog, Key, Waiting
-from service.controllers.ledger import Ledger, Place
+from service.controllers.ledger import Ledger
 from service.controllers.ownership import Ownership
 from service.controllers.ports import Clock, Observer, Publisher, WorkConsumer
 from service.controllers.registrants import Looked, RegistrantsController, Task
 from service.controllers.sweep import Sweep
 from service.core import work
-from service.core.errors import CannotStore, EventProcessorError, Reaction, RecordRefused, WebexError
+from service.core.errors import (
+    CannotStore,
+    EventProcessorError,
+    NotOwner,
+    Reaction,
+    RecordRefused,
+    WebexError,
+    WebexNotFound,
+)
 from service.core.ledger import Dirty, Entry
 from service.core.message import Message, Received
 from service.core.retry import backoff
@@ -37,6 +44,10 @@ LAG = timedelta(minutes=15)
 SETTLE_AGAIN = 60.0
 #: How long (s) running looks may take to end when a partition goes away; the consumer waits 5 s in all.
 DRAIN = 4.0
+#: Bytes of a record that its dead letter repeats.
+LONGEST_LETTER = 512 * 1024
+#: Giving up needs the ledger; where that fails, it is tried again after so many seconds.
+GIVE_UP_AGAIN = 5.0
 _DELETED = "webex.meeting.deleted.v1"
 
 
@@ -83,14 +94,24 @@ class Processor:
     # --- partitions -----------------------------------------------------------------------------------------------
 
     async def assigned(self, partitions: frozenset[int]) -> None:
-        """Restore the ledger before the first decision, then take up what it says is unfinished."""
+        """Restore the ledger before the first decision, then take up what it says is unfinished.
+
+        May be called again where it failed half-way: what is restored stays as it is.
+        """
         for partition in sorted(partitions):
-            records = await self._ledger.restore(partition)
-            self._observer.restored(partition, records)
-            self._log.info("ledger.restored", partition=partition, records=records)
-            for series, memory in self._ledger.partition(partition).series.items():
+            if not self._ledger.owns(partition):
+                records = await self._ledger.restore(partition)
+                self._observer.restored(partition, records)
+                self._log.info("ledger.restored", partition=partition, records=records)
+        for partition in partitions:
+            for _, series, memory in self._ledger.known(partition):
                 if memory.dirty is not None:
-                    self._backlog.mark(_task_of(memory.dirty, partition, series), first=memory.dirty.since)
+                    self._take_up_dirty(partition, series, memory.dirty)
+
+    def _take_up_dirty(self, partition: int, series: str, dirty: Dirty) -> None:
+        place = self._ledger.place(dirty.organization, partition)
+        task = Task(place=place, series=series, org_id=dirty.org_id, host_email=dirty.host_email)
+        self._backlog.mark(task, first=dirty.since)
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         """Stop starting, drain what runs, give the partitions up."""
@@ -124,9 +145,10 @@ class Processor:
         except (msgspec.DecodeError, msgspec.ValidationError):
             await self._bury(record, "notAHint")
             return
-        place = Place(organization=hint.organization, partition=record.partition)
+        if not self._ledger.owns(record.partition):
+            return  # it went to somebody else meanwhile, and the record with it
         task = Task(
-            place=place,
+            place=self._ledger.place(hint.organization, record.partition),
             series=hint.series,
             org_id=hint.org_id,
             host_email=hint.host_email,
@@ -134,16 +156,19 @@ class Processor:
         )
         waiting = self._backlog.mark(task, first=_moment(hint.at) or self._now())
         waiting.deleted = waiting.deleted or hint.reason == _DELETED
-        self._backlog.add_hint(waiting, record)
+        waiting.hints.append((time.monotonic(), record))
 
     async def _bury(self, record: Received, reason: str) -> None:
-        """A record that cannot be read goes to the dead letters; only then is its offset finished."""
+        """A record that leads nowhere goes to the dead letters; only then is its offset finished."""
+        value = record.value or b""
         letter = {
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
             "reason": reason,
-            "valueBase64": base64.b64encode(record.value or b"").decode(),
+            "bytes": len(value),
+            # Too long for a record once it is encoded: then its place has to do, where retention keeps it.
+            "valueBase64": base64.b64encode(value).decode() if len(value) <= LONGEST_LETTER else None,
         }
         message = Message(
             topic="dead-letters", key=record.key, value=msgspec.json.encode(letter), partition_by=record.key
@@ -170,40 +195,32 @@ class Processor:
                 self._backlog.queue.done(key)
 
     async def _take_up(self, key: Key) -> None:
-        waiting = self._backlog.get(key)
+        waiting = self._backlog.take(key)
         if waiting is None:
             return
-        if (early := waiting.not_before - time.monotonic()) > 0:
-            self._backlog.postpone(waiting, early)
-            return
-        answered = dict(waiting.hints)  # hints that come from here on want a look of their own
         try:
-            await self._look(waiting, answered)
+            await self._look(waiting)
         except EventProcessorError as error:
-            await self._failed(waiting, answered, error)
+            await self._failed(waiting, error)
 
-    async def _look(self, waiting: Waiting, answered: dict[int, Received]) -> None:
-        task, waiting.task = waiting.task, replace(waiting.task, full=False)
+    async def _look(self, waiting: Waiting) -> None:
+        task = waiting.task
         self._sweep.looked(waiting.key)
-        try:
-            with _traced(task.traceparent):
-                looked = await self._controller.look(task)
-        except EventProcessorError:
-            waiting.task = replace(waiting.task, full=waiting.task.full or task.full)
-            raise
-        await self._settle(waiting, answered)
+        with _traced(task.traceparent):
+            looked = await self._controller.look(task)
+        await self._settle(waiting)
         self._tell(task, looked)
         if looked.again:
             self._backlog.mark(task, delay=SETTLE_AGAIN)
 
-    async def _settle(self, waiting: Waiting, answered: dict[int, Received]) -> None:
-        """The hints that came before the look are answered."""
-        place, series = waiting.task.place, waiting.task.series
-        if self._ledger.series(place, series).dirty is not None:
-            await self._ledger.record(place, [Entry(kind="dirty", subject=series, value=None)])
-        for record in answered.values():
+    async def _settle(self, waiting: Waiting) -> None:
+        """Its hints, which all came before the look began, are answered."""
+        task = waiting.task
+        newer = waiting.key in self._backlog  # then the series is still dirty
+        if not newer and self._ledger.series(task.place, task.series).dirty is not None:
+            await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=None)])
+        for _, record in waiting.hints:
             self._consumer.finish(record)
-        self._backlog.settle(waiting, answered)
 
     def _tell(self, task: Task, looked: Looked) -> None:
         self._observer.looked(looked.result)
@@ -216,13 +233,10 @@ class Processor:
             decided=looked.decided,
         )
 
-    async def _failed(self, waiting: Waiting, answered: dict[int, Received], error: EventProcessorError) -> None:
+    async def _failed(self, waiting: Waiting, error: EventProcessorError) -> None:
         """Back off, or give up where another look would find the same; the next owner does the rest."""
-        if not self._ledger.owns(waiting.task.place.partition):
-            return
         waiting.attempts += 1
         delay = self._delay(waiting, error)
-        self._observer.looked("failed")
         self._log.warning(
             "look.failed",
             series=waiting.task.series,
@@ -232,21 +246,27 @@ class Processor:
             attempt=waiting.attempts,
             again_in=None if delay is None else round(delay, 1),
         )
-        if delay is not None:
-            self._backlog.postpone(waiting, delay)
-            return
-        await self._give_up(waiting, answered)
-
-    async def _give_up(self, waiting: Waiting, answered: dict[int, Received]) -> None:
-        """Leave the series to the next sweep or hint; one that was deleted is forgotten."""
-        place, series = waiting.task.place, waiting.task.series
         try:
-            if waiting.deleted and self._ledger.series(place, series).meeting is not None:
-                await self._ledger.record(place, [Entry(kind="meeting", subject=series, value=None)])
-            waiting.task = replace(waiting.task, full=False)
-            await self._settle(waiting, answered)
+            self._ledger.partition(waiting.task.place)
+            if delay is None:
+                await self._give_up(waiting, error)
+            else:
+                self._backlog.put_back(waiting, delay)
+        except NotOwner:
+            self._log.info("look.left_to_next_owner", series=waiting.task.series)
         except EventProcessorError:
-            self._backlog.postpone(waiting, 5.0)
+            self._backlog.put_back(waiting, GIVE_UP_AGAIN)
+        self._observer.looked("failed")
+
+    async def _give_up(self, waiting: Waiting, error: EventProcessorError) -> None:
+        """Leave the series to the next sweep or hint; one that was deleted is forgotten, a refusal is kept as dead letters."""
+        task = waiting.task
+        if waiting.deleted and self._ledger.series(task.place, task.series).meeting is not None:
+            await self._ledger.record(task.place, [Entry(kind="meeting", subject=task.series, value=None)])
+        if not isinstance(error, WebexNotFound):
+            for _, record in waiting.hints:
+                await self._bury(record, type(error).__name__)
+        await self._settle(waiting)
 
     def _delay(self, waiting: Waiting, error: EventProcessorError) -> float | None:
         """Seconds until the next try; None where another look would find the same."""
@@ -276,11 +296,11 @@ class Processor:
             await asyncio.sleep(PARKED / 12)
             old = time.monotonic() - PARKED
             for waiting in self._backlog:
-                parked = {offset: hint for offset, hint in waiting.hints.items() if waiting.came[offset] < old}
+                parked = [hint for hint in waiting.hints if hint[0] < old]
                 if parked:
                     await self._remember(waiting, parked)
 
-    async def _remember(self, waiting: Waiting, parked: dict[int, Received]) -> None:
+    async def _remember(self, waiting: Waiting, parked: Sequence[tuple[float, Received]]) -> None:
         task = waiting.task
         dirty = Dirty(
             organization=task.place.organization,
@@ -292,15 +312,10 @@ class Processor:
             await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=dirty)])
         except EventProcessorError:
             return  # they go on waiting, unfinished
-        for hint in parked.values():
-            self._consumer.finish(hint)
-        waiting.forget(parked)
+        for hint in parked:
+            self._consumer.finish(hint[1])
+            waiting.hints.remove(hint)
         self._log.info("work.parked", series=task.series, hints=len(parked))
-
-
-def _task_of(dirty: Dirty, partition: int, series: str) -> Task:
-    place = Place(organization=dirty.organization, partition=partition)
-    return Task(place=place, series=series, org_id=dirty.org_id, host_email=dirty.host_email)
 
 
 def _traced(traceparent: str | None) -> AbstractContextManager[object]:

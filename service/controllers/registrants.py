@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -54,7 +54,7 @@ class _Scene:
     known: KnownMeeting
     meeting: Meeting
     policy: Policy
-    counts: Counts
+    started: datetime
 
 
 class RegistrantsController:
@@ -84,6 +84,8 @@ class RegistrantsController:
         known = _refreshed(memory.meeting, task)
         meeting = await self._webex.get_meeting(task.series, host_email=known.host_email)
         if not meeting.has_registration:
+            if memory.meeting is not None:  # Webex takes the object away when a meeting is over
+                await self._ledger.record(task.place, [Entry(kind="meeting", subject=task.series, value=None)])
             return Looked("noRegistration")
         started, policy = self._now(), self._policy()
         full = (
@@ -95,19 +97,23 @@ class RegistrantsController:
         )
         since = None if full or known.newest is None else known.newest - OVERLAP
         found = await self._webex.list_registrants(task.series, since=since, now=started, host_email=known.host_email)
-        counts = _counts(meeting, core.statuses(found, memory.registrants))
-        scene = _Scene(task=task, known=known, meeting=meeting, policy=policy, counts=counts)
+        scene = _Scene(task=task, known=known, meeting=meeting, policy=policy, started=started)
         reviews = self._review(scene, found)
         await self._publish(scene, reviews)
-        decided = await self._act(scene, reviews)
-        await self._remember_look(scene, found, full=started if full else None)
-        return Looked("finished", again=await self._unsettled(scene, reviews), registrants=len(found), decided=decided)
+        actions = [review.action for review in reviews if review.action is not None]
+        decided = await self._act(scene, actions)
+        if decided == len(actions):
+            await self._remember_look(scene, found, full=full)
+        return Looked("finished", again=self._unsettled(scene, reviews), registrants=len(found), decided=decided)
 
     def _review(self, scene: _Scene, found: Sequence[Registrant]) -> list[Review]:
         memories = self._ledger.series(scene.task.place, scene.task.series).registrants
+        statuses = core.statuses(found, memories)
 
         def decide(registrant: Registrant) -> Verdict:
-            decision = scene.policy.decide(registrant, meeting=scene.meeting, counts=scene.counts)
+            decision = scene.policy.decide(registrant, meeting=scene.meeting, counts=_counts(scene.meeting, statuses))
+            if (status := core.STATUS_OF.get(decision.outcome)) is not None:
+                statuses.update({"pending": -1, status: 1})  # the next one is decided with this one counted
             return Verdict(
                 outcome=str(decision.outcome),
                 rule=decision.rule,
@@ -125,7 +131,7 @@ class RegistrantsController:
                 decide=decide,
                 version=scene.policy.version,
             )
-            for registrant in found
+            for registrant in sorted(found, key=lambda one: (one.registered or scene.started, one.id))
         ]
 
     async def _publish(self, scene: _Scene, reviews: Sequence[Review]) -> None:
@@ -159,22 +165,27 @@ class RegistrantsController:
             if observation.what == "held":
                 self._observer.decided("hold", 1)
 
-    async def _act(self, scene: _Scene, reviews: Sequence[Review]) -> int:
-        actions = [review.action for review in reviews if review.action is not None]
+    async def _act(self, scene: _Scene, actions: Sequence[Action]) -> int:
+        """How many were acted on: all of them, unless the operator paused meanwhile."""
         done = 0
         for verb, notify, batch in core.batches(actions):
-            if self._policy().paused:  # asked before each write: it may have come into force meanwhile
+            if self._policy().paused or not await self._act_on(scene, verb, batch, notify=notify):
                 self._log.warning("registrants.paused", series=scene.task.series, waiting=len(actions) - done)
                 break
-            await self._act_on(scene, verb, batch, notify=notify)
             done += len(batch)
         return done
 
-    async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> None:
-        """Intent, call, read-back: one write to Webex. A failed call is read back too where it may have happened."""
+    async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> bool:
+        """Intent, call, read-back: one write to Webex; false where the operator paused before it began.
+
+        A failed call is read back too where it may have happened.
+        """
         place, series, host_email = scene.task.place, scene.task.series, scene.known.host_email
         await self._ownership.writable(place)
         await self._ledger.record(place, core.intents(batch, series=series, now=self._now(), unsettled=False))
+        if self._policy().paused:
+            return False
+        self._ownership.check(place)
         failure: WebexError | None = None
         try:
             await self._webex.change_status(
@@ -185,16 +196,19 @@ class RegistrantsController:
                 raise
             failure = error
         else:
-            await self._ledger.record(place, core.intents(batch, series=series, now=self._now(), unsettled=True))
-        settled = await self._read_back(scene, batch)
+            accepted = core.intents(batch, series=series, now=self._now(), unsettled=True)
+            self._ledger.remember(place, accepted)  # known from here on, even where it cannot be written
+            await self._ledger.record(place, accepted)
+        settled = await self._read_back(scene, verb, batch)
         self._log.info(
             "registrants.acted", series=series, verb=verb, asked=len(batch), confirmed=settled, notify=notify
         )
         self._observer.decided(verb, settled)
         if failure is not None:
             raise failure
+        return True
 
-    async def _read_back(self, scene: _Scene, batch: Sequence[Action]) -> int:
+    async def _read_back(self, scene: _Scene, verb: str, batch: Sequence[Action]) -> int:
         """Publish what Webex now shows of the batch; returns how many have the status that was asked for."""
         ids = {action.registrant.id for action in batch}
         emails = sorted({action.registrant.email for action in batch if action.registrant.email})
@@ -202,20 +216,21 @@ class RegistrantsController:
         # What is still pending says nothing yet; deciding on it again is for the next look.
         changed = [registrant for registrant in shown if registrant.id in ids and registrant.status != "pending"]
         await self._publish(scene, self._review(scene, changed))
-        return len(changed)
+        return sum(registrant.status == core.STATUS_OF[verb] for registrant in changed)
 
-    async def _unsettled(self, scene: _Scene, reviews: Sequence[Review]) -> bool:
+    def _unsettled(self, scene: _Scene, reviews: Sequence[Review]) -> bool:
         memories = self._ledger.series(scene.task.place, scene.task.series).registrants
         acted = (memories.get(review.action.registrant.id) for review in reviews if review.action)
         return any(review.waiting for review in reviews) or any(m and not m.approved and not m.rejected for m in acted)
 
-    async def _remember_look(self, scene: _Scene, found: Sequence[Registrant], *, full: datetime | None) -> None:
-        times = [registrant.registered for registrant in found if registrant.registered]
+    async def _remember_look(self, scene: _Scene, found: Sequence[Registrant], *, full: bool) -> None:
+        # A time beyond now is somebody's wrong clock: to begin the next look there would miss everybody until then.
+        times = [min(registrant.registered, scene.started) for registrant in found if registrant.registered]
         times += [scene.known.newest] if scene.known.newest else []
         known = msgspec.structs.replace(
             scene.known,
             newest=max(times, default=None),
-            full=full or scene.known.full,
+            full=scene.started if full else scene.known.full,
             policy=scene.policy.version,
         )
         if known != self._ledger.series(scene.task.place, scene.task.series).meeting:
@@ -230,7 +245,7 @@ def _refreshed(known: KnownMeeting | None, task: Task) -> KnownMeeting:
     )
 
 
-def _counts(meeting: Meeting, statuses: dict[str, int]) -> Counts:
+def _counts(meeting: Meeting, statuses: Mapping[str, int]) -> Counts:
     registration = meeting.fields.get("registration")
     capacity = registration.get("maxRegisterNum") if isinstance(registration, dict) else None
     return Counts(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.controllers.backlog import Backlog, Key
-from service.controllers.ledger import Ledger, Place
+from service.controllers.ledger import Ledger
 from service.controllers.ports import Clock
 from service.controllers.registrants import Task
 from service.core.schedule import Due, due
@@ -45,9 +45,10 @@ class Sweep:
 
     def mark_due(self) -> None:
         """Mark every known meeting whose look is due and that does not wait already."""
-        for partition, series, memory in list(self._ledger.known()):
-            key, known = (partition, series), memory.meeting
-            if known is None or key in self._backlog:
+        meetings = {(n, series): memory.meeting for n, series, memory in self._ledger.known() if memory.meeting}
+        self._looked = {key: at for key, at in self._looked.items() if key in meetings}
+        for key, known in meetings.items():
+            if key in self._backlog:
                 continue
             kind = due(
                 known,
@@ -57,5 +58,5 @@ class Sweep:
                 full_interval=self._intervals.full_look,
             )
             if kind is not Due.NOTHING:
-                place = Place(organization=known.organization, partition=partition)
-                self._backlog.mark(Task(place=place, series=series, full=kind is Due.FULL))
+                place = self._ledger.place(known.organization, key[0])
+                self._backlog.mark(Task(place=place, series=key[1], full=kind is Due.FULL))

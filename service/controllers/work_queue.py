@@ -38,9 +38,11 @@ class WorkQueue(Generic[K]):
 
     def add_later(self, key: K, delay: float) -> None:
         """Mark ``key`` as dirty in ``delay`` seconds, unless it is before then."""
-        if key in self._waiting or key in self._later:
-            return
         loop = asyncio.get_running_loop()
+        date = self._later.get(key)
+        if key in self._waiting or (date is not None and date.when() <= loop.time() + delay):
+            return
+        self._forget_later(key)
         self._later[key] = loop.call_later(delay, self.add, key)
 
     async def get(self) -> K:
@@ -69,10 +71,6 @@ class WorkQueue(Generic[K]):
     async def idle(self, wanted: Callable[[K], bool]) -> None:
         """Return when no ``wanted`` key is being worked on."""
         await self._until(lambda: not any(map(wanted, self._working)))
-
-    def close(self) -> None:
-        """Forget everything that is not worked on."""
-        self.discard(lambda _: True)
 
     def _forget_later(self, key: K) -> None:
         handle = self._later.pop(key, None)

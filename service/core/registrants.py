@@ -22,7 +22,8 @@ SETTLING = timedelta(minutes=15)
 #: Ids in one approve or reject call. Webex publishes no cap; it equals the largest page of a list.
 BATCH = 100
 
-_STATUS_OF = {"approve": "approved", "reject": "rejected"}
+#: The status that a verb asks for.
+STATUS_OF = {"approve": "approved", "reject": "rejected"}
 
 
 class Registrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +83,7 @@ def review(
         notes.publish("registered", {})
     if registrant.status == "pending":
         return _review_pending(notes, decide, version)
-    if registrant.status in _STATUS_OF.values():
+    if registrant.status in STATUS_OF.values():
         _note_decided(notes)
     return notes.review()
 
@@ -98,7 +99,7 @@ def _review_pending(notes: _Notes, decide: Decide, version: str) -> Review:
     if memory.intent is not None and memory.intent.unsettled and notes.now - memory.intent.at < SETTLING:
         return notes.review(waiting=True)
     verdict = decide(notes.registrant)
-    if verdict.outcome in _STATUS_OF:
+    if verdict.outcome in STATUS_OF:
         return notes.review(action=Action(registrant=notes.registrant, verdict=verdict))
     notes.publish("held", by_policy(verdict.rule, verdict.reason, verdict.policy))
     return notes.review(held=version)
@@ -110,7 +111,7 @@ def _note_decided(notes: _Notes) -> None:
     if known and memory.seen is not None and memory.seen.status == status:
         return
     intent = memory.intent
-    ours = not known and intent is not None and _STATUS_OF.get(intent.verb) == status
+    ours = not known and intent is not None and STATUS_OF.get(intent.verb) == status
     decision = (
         by_policy(intent.rule, intent.reason, intent.policy)
         if ours and intent
@@ -194,9 +195,16 @@ def intents(actions: Iterable[Action], *, series: str, now: datetime, unsettled:
 
 
 def statuses(registrants: Iterable[Registrant], memories: Mapping[str, Memory]) -> Counter[str]:
-    """How many registrants have each status: the list's word first, our memory for those that it does not show."""
+    """How many registrants have each status: the list's word first, our memory for those that it does not show.
+
+    Whoever Webex has accepted an approval or rejection of counts as that, although no list shows it yet.
+    """
     known = {id_: memory.seen.status for id_, memory in memories.items() if memory.seen}
     known.update((registrant.id, registrant.status) for registrant in registrants)
+    for id_, status in known.items():
+        intent = memories[id_].intent if id_ in memories else None
+        if status == "pending" and intent is not None and intent.unsettled and not memories[id_].human:
+            known[id_] = STATUS_OF[intent.verb]
     return Counter(known.values())
 
 

@@ -21,7 +21,6 @@ from tests.fakes import CountingObserver, FakeWebex, PickyPublisher
 
 SERIES = "5" * 32
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-PLACE = Place(organization="default", partition=0)
 POLICY = """
 version: 1
 lists: {partners: [example.org], rivals: [rival.example]}
@@ -66,10 +65,15 @@ class Desk:
         await desk.ledger.restore(0)
         return desk
 
+    @property
+    def place(self) -> Place:
+        """Where the only organisation stands now."""
+        return self.ledger.place("default", 0)
+
     async def look(self, *, minutes: float = 0, full: bool = False) -> Looked:
         """Look, so many minutes later."""
         self.now += timedelta(minutes=minutes)
-        return await self.controller.look(Task(place=PLACE, series=SERIES, org_id="org", full=full))
+        return await self.controller.look(Task(place=self.place, series=SERIES, org_id="org", full=full))
 
     async def facts(self) -> list[CloudEvent]:
         """Every registrant event published."""

@@ -15,7 +15,7 @@ from service.controllers.backlog import Backlog
 from service.controllers.processor import Processor
 from service.controllers.sweep import Intervals, Sweep
 from service.core import event, work
-from service.core.errors import WebexNotFound, WebexThrottled, WebexUnavailable
+from service.core.errors import WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
 from service.core.message import Message
 from service.core.work import Hint
 from tests.controllers.conftest import SERIES, START, Desk
@@ -131,8 +131,7 @@ async def test_a_deleted_meeting_is_forgotten(desk: Desk) -> None:
     desk.webex.failures["get_meeting"] = [WebexNotFound("gone", status=404)]
     await desk.publisher.publish([hint(reason="webex.meeting.deleted.v1")])
     async with running(desk):
-        await until(lambda: desk.observer.looks == ["failed"])
-        assert [series for _, series, memory in desk.ledger.known() if memory.meeting] == []
+        await until(lambda: not any(memory.meeting for _, _, memory in desk.ledger.known()))
 
 
 async def test_a_record_that_is_no_hint_goes_to_the_dead_letters(desk: Desk) -> None:
@@ -191,3 +190,111 @@ async def test_a_task_that_dies_ends_the_processor(desk: Desk) -> None:
     with pytest.raises(ExceptionGroup):
         async with asyncio.timeout(8):
             await processor(desk).run(asyncio.Event())
+
+
+async def test_a_hint_that_comes_during_a_long_look_is_answered_by_a_look_of_its_own(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where it was parked meanwhile: the look that was under way does not answer it."""
+    monkeypatch.setattr("service.controllers.processor.PARKED", 0.2)
+    gate = desk.webex.hold("get_meeting")
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: len(desk.webex.made("get_meeting")) == 1)
+        await desk.publisher.publish([hint()])
+        await asyncio.sleep(0.6)
+        assert any(memory.dirty for _, _, memory in desk.ledger.known())
+        gate.set()
+        await until(lambda: desk.observer.looks == ["finished", "finished"])
+        assert not any(memory.dirty for _, _, memory in desk.ledger.known())
+    assert await committed(desk.journal) == 2
+
+
+async def test_a_hint_is_not_parked_where_the_ledger_cannot_say_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the ledger remembers the series, the hint stays uncommitted."""
+    monkeypatch.setattr("service.controllers.processor.PARKED", 0.2)
+    desk.publisher.refuse = lambda message: message.key.startswith("dirty/")
+    desk.webex.failures["list_registrants"] = [WebexThrottled("slow down", status=429, retry_after=60)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: bool(desk.observer.looks))
+        await asyncio.sleep(0.8)
+    assert await committed(desk.journal) == 0
+
+
+async def test_a_hint_does_not_cut_a_backoff_short(desk: Desk) -> None:
+    """While Webex says when to come back, new webhooks do not bring us back earlier."""
+    desk.webex.failures["get_meeting"] = [WebexThrottled("slow down", status=429, retry_after=60)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["failed"])
+        await desk.publisher.publish([hint()] * 5)
+        await asyncio.sleep(0.5)
+
+    assert len(desk.webex.made("get_meeting")) == 1
+
+
+async def test_a_full_look_that_failed_is_full_again(desk: Desk) -> None:
+    """What was asked of a look is asked of the next try too."""
+    await desk.look()
+    desk.now += timedelta(hours=2)
+    desk.webex.failures["list_registrants"] = [WebexUnavailable("down", status=503)]
+    async with running(desk, interval=3600):
+        await until(lambda: desk.observer.looks == ["failed", "finished"])
+
+    assert desk.webex.made("list_registrants") == [None, None, None]
+
+
+async def test_an_unconfirmed_call_is_looked_at_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a call is not confirmed by any list, the series comes back by itself."""
+    monkeypatch.setattr("service.controllers.processor.SETTLE_AGAIN", 0.1)
+    desk.webex.lagging = True
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: len(desk.observer.looks) >= 2)
+
+    assert len(desk.webex.made("change_status")) == 2
+
+
+async def test_what_webex_refuses_for_good_goes_to_the_dead_letters(desk: Desk) -> None:
+    """A hint whose look can never succeed is kept with its reason, and its partition moves on."""
+    desk.webex.failures["get_meeting"] = [WebexRejected("no", status=400)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["failed"])
+
+    (letter,) = await desk.journal.read("dead-letters", 0, 10)
+    assert b'"reason":"WebexRejected"' in (letter.message.value or b"")
+    assert await committed(desk.journal) == 1
+
+
+async def test_stopping_lets_a_running_look_end(desk: Desk) -> None:
+    """A look that runs when the processor is told to stop is finished, and its hint committed."""
+    gate = desk.webex.hold("query_registrants")
+    await desk.publisher.publish([hint()])
+    stop = asyncio.Event()
+    task = asyncio.create_task(processor(desk).run(stop))
+    await until(lambda: len(desk.webex.made("query_registrants")) == 1)
+    stop.set()
+    await asyncio.sleep(0.2)
+    gate.set()
+    await task
+
+    assert desk.observer.looks == ["finished"]
+    assert await committed(desk.journal) == 1
+    assert list(desk.ledger.known()) == []
+
+
+async def test_the_lease_is_renewed_while_nothing_is_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that has written once goes on saying that it is there, and stops saying so when it leaves."""
+    monkeypatch.setattr("service.controllers.ownership.RENEWAL", 0.5)
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+        await asyncio.sleep(2.2)
+
+    owners = [kind for kind in await desk.ledger_kinds() if kind == "owner"]
+    assert len(owners) >= 4
+    _, following = await desk.journal.bounds("ledger")
+    (last,) = await desk.journal.read("ledger", following - 1, 1)
+    assert b'"released":true' in (last.message.value or b"")

@@ -8,9 +8,12 @@ from datetime import timedelta
 import pytest
 
 from service.controllers.ownership import Ownership
+from service.controllers.registrants import RegistrantsController, Task
 from service.core import policy
 from service.core.errors import CannotStore, NotOwner, WebexRejected, WebexUnavailable
-from tests.controllers.conftest import PLACE, POLICY, START, Desk
+from service.core.ledger import Entry, Fact
+from service.core.message import Message
+from tests.controllers.conftest import POLICY, SERIES, START, Desk
 
 
 async def test_a_first_look_brings_everybody_where_the_policy_wants_them(desk: Desk) -> None:
@@ -165,44 +168,199 @@ async def test_hundreds_are_acted_on_in_hundreds(desk: Desk) -> None:
 
 
 async def test_a_new_owner_waits_for_the_lease_of_the_old_one(desk: Desk) -> None:
-    """Another instance reads at once, but writes only when the lease before it has run out or was released."""
+    """Another instance reads at once, but writes only when the lease before it has run out, and then looks anew."""
     await desk.look()
     desk.webex.register("late", at=desk.now)
     other = await desk.restarted(instance="two")
-    other.now += timedelta(seconds=17.8)
+    other.now += timedelta(seconds=17.7)
+    looking = asyncio.create_task(other.look(full=True))
+    await asyncio.sleep(0.1)
+    assert ("late" in str(other.webex.made("change_status")), looking.done()) == (False, False)
+    with pytest.raises(NotOwner, match="look again"):
+        await looking
+    other.now += timedelta(seconds=0.3)
     await other.look(full=True)
-    assert (other.webex.made("change_status")[-1][1]) == ["late"]
+    assert other.webex.made("change_status")[-1][1] == ["late"]
 
-    await other.ownership.release(0)
-    other.webex.register("later", at=desk.now)
-    third = await other.restarted(instance="three")
-    await third.look(full=True)
-    assert (third.webex.made("change_status")[-1][1]) == ["later"]
+
+async def test_a_released_lease_is_not_waited_for(desk: Desk) -> None:
+    """Whoever takes over from an owner that left in order writes at once."""
+    await desk.look()
+    await desk.ownership.release(0)
+    desk.webex.register("late", at=desk.now)
+    other = await desk.restarted(instance="two")
+    await other.look(full=True)
+
+    assert other.webex.made("change_status")[-1][1] == ["late"]
+
+
+async def test_what_the_former_owner_still_wrote_is_taken_in(desk: Desk) -> None:
+    """A fact that the old owner wrote after the restore is known before the new one's first write."""
+    await desk.look()
+    other = await desk.restarted(instance="two")
+    other.now += timedelta(seconds=17.8)
+    await desk.ledger.record(desk.place, [Entry(kind="human", subject=SERIES, registrant="late", value=Fact(at=START))])
+    desk.webex.register("late", at=START)
+    with pytest.raises(NotOwner):
+        await other.look(full=True)
+    other.now += timedelta(seconds=0.3)
+    await other.look(full=True)
+
+    assert "late" not in str(other.webex.made("change_status"))
 
 
 async def test_nothing_is_written_for_a_partition_that_was_given_up(desk: Desk) -> None:
     """After the partition went to somebody else, neither Webex nor the ledger is written."""
+    place = desk.place
     desk.ledger.forget(0)
     with pytest.raises(NotOwner):
-        await desk.look()
+        await desk.controller.look(Task(place=place, series=SERIES))
     with pytest.raises(NotOwner):
-        await desk.ownership.writable(PLACE)
+        await desk.ownership.writable(place)
+    with pytest.raises(NotOwner):
+        await desk.ledger.record(place, [Entry(kind="human", subject=SERIES, registrant="r", value=None)])
 
     assert desk.webex.made("change_status") == []
 
 
 async def test_a_process_that_stood_still_writes_nothing_until_it_has_heard_of_its_partitions(desk: Desk) -> None:
     """After a freeze longer than the lease there is a pause, and a partition that is gone by then is not written for."""
-    moment = [0.0]
+    moment, place = [0.0], desk.place
     ownership = Ownership(desk.ledger, instance="one", now=desk.clock, monotonic=lambda: moment[0])
-    await ownership.writable(PLACE)
+    await ownership.writable(place)
     moment[0] = 40.0
-    waiting = asyncio.create_task(ownership.writable(PLACE))
+    waiting = asyncio.create_task(ownership.writable(place))
     await asyncio.sleep(0.1)
     assert not waiting.done()
+    with pytest.raises(NotOwner):
+        ownership.check(place)
     desk.ledger.forget(0)
     ownership.drop(0)
     moment[0] = 45.0
 
-    with pytest.raises(NotOwner, match="given up"):
+    with pytest.raises(NotOwner):
         await waiting
+
+
+async def test_a_lease_that_ran_out_between_intent_and_call_stops_the_call(desk: Desk) -> None:
+    """Whoever stood still after the intent was stored does not ask Webex."""
+    moment = [0.0]
+    ownership = Ownership(desk.ledger, instance="one", now=desk.clock, monotonic=lambda: moment[0])
+    desk.controller = RegistrantsController(
+        webex=desk.webex,
+        ledger=desk.ledger,
+        ownership=ownership,
+        policy=lambda: desk.policy,
+        observer=desk.observer,
+        receiver="test",
+        now=desk.clock,
+    )
+
+    def freeze(message: Message) -> bool:
+        moment[0] += 20.0 if message.key.startswith("intent/") else 0.0
+        return False
+
+    desk.publisher.refuse = freeze
+    with pytest.raises(NotOwner):
+        await desk.look()
+
+    assert desk.webex.made("change_status") == []
+
+
+async def test_a_pause_between_two_batches_stops_the_second(desk: Desk) -> None:
+    """What is paused while a look acts is asked of nobody, and the look is not taken for done."""
+    running, paused = desk.policy, policy.parse(POLICY + "paused: true\n")
+
+    def pause_after_the_first(message: Message) -> bool:
+        if '"unsettled":true' in (message.value or b"").decode():
+            desk.policy = paused
+        return False
+
+    desk.publisher.refuse = pause_after_the_first
+    looked = await desk.look()
+    assert (looked.decided, [verb for verb, _, _ in desk.webex.made("change_status")]) == (1, ["approve"])
+
+    desk.publisher.refuse, desk.policy = (lambda _: False), running
+    await desk.look(minutes=1)
+    assert [verb for verb, _, _ in desk.webex.made("change_status")] == ["approve", "reject"]
+
+
+async def test_capacity_is_counted_while_deciding(desk: Desk) -> None:
+    """Within one look each approval counts for the next decision, earliest registration first."""
+    desk.policy = policy.parse(
+        "version: 1\nrules:\n  - {name: two-seats, when: counts.approved < 2, then: approve, reason: A seat is free}\n"
+    )
+    for n in range(5):
+        desk.webex.register(f"p{n}", at=START - timedelta(days=9 - n))
+    await desk.look()
+
+    assert [ids for _, ids, _ in desk.webex.made("change_status")] == [["p0", "p1"]]
+
+
+async def test_a_wrong_clock_at_webex_does_not_blind_the_next_look(desk: Desk) -> None:
+    """A registration from the future does not become the place where the next look begins."""
+    desk.webex.register("martian", at=START + timedelta(days=400))
+    await desk.look()
+    await desk.look(minutes=1)
+
+    assert desk.webex.made("list_registrants")[-1] == START - timedelta(minutes=15)
+
+
+async def test_a_204_is_not_forgotten_where_it_cannot_be_written(desk: Desk) -> None:
+    """A call that Webex accepted counts as made, even if the ledger refuses to store that."""
+    desk.webex.lagging = True
+    desk.publisher.refuse = lambda message: '"unsettled":true' in (message.value or b"").decode()
+    with pytest.raises(CannotStore):
+        await desk.look()
+    desk.webex.set_status("partner", "pending")
+    desk.publisher.refuse = lambda _: False
+    await desk.look(minutes=1)
+
+    assert [ids for verb, ids, _ in desk.webex.made("change_status") if verb == "approve"] == [["partner"]]
+
+
+async def test_a_meeting_that_lost_its_registration_is_swept_no_more(desk: Desk) -> None:
+    """When Webex takes the registration object away the meeting is forgotten."""
+    await desk.look()
+    del desk.webex.fields["registration"]
+    await desk.look(minutes=1)
+
+    assert [series for _, series, memory in desk.ledger.known() if memory.meeting] == []
+
+
+async def test_facts_and_what_is_remembered_of_them_are_stored_together(desk: Desk) -> None:
+    """Where the ledger refuses an entry, its fact is not published either, and nothing is remembered."""
+    desk.publisher.refuse = lambda message: message.key.startswith("seen/")
+    with pytest.raises(CannotStore):
+        await desk.look()
+
+    assert await desk.facts() == []
+    assert desk.ledger.series(desk.place, SERIES).registrants == {}
+
+
+async def test_a_lost_answer_is_read_back_at_once(desk: Desk) -> None:
+    """The effect of a call whose answer got lost is published by the look that made it."""
+    desk.webex.failures["change_status"] = [WebexUnavailable("gone", maybe_done=True)]
+    with pytest.raises(WebexUnavailable):
+        await desk.look()
+
+    assert desk.webex.made("query_registrants") == [["partner@example.org"]]
+    assert ("partner", "approved") in await desk.told()
+
+
+async def test_a_new_policy_is_followed_by_a_full_look(desk: Desk) -> None:
+    """Those whom the old version held may be older than an incremental look reaches."""
+    await desk.look()
+    desk.policy = policy.parse(POLICY + "default: reject\n")
+    await desk.look(minutes=1)
+
+    assert desk.webex.made("list_registrants") == [None, None]
+
+
+async def test_an_unconfirmed_call_is_followed_by_a_full_look(desk: Desk) -> None:
+    """Only a full list can tell what became of somebody who registered long ago."""
+    desk.webex.lagging = True
+    await desk.look()
+    await desk.look(minutes=1)
+
+    assert desk.webex.made("list_registrants") == [None, None]

@@ -53,7 +53,16 @@ async def test_a_key_can_wait_for_its_time() -> None:
     assert await take(queue) == "b"
     await asyncio.sleep(0.1)
     assert await take(queue) == "a"
-    queue.close()
+
+
+async def test_the_earlier_of_two_dates_counts() -> None:
+    """Asking again for a later date changes nothing; asking for an earlier one does."""
+    queue: WorkQueue[str] = WorkQueue()
+    for delay in (60, 0.02, 60):
+        queue.add_later("a", delay)
+    await asyncio.sleep(0.05)
+
+    assert await take(queue) == "a"
 
 
 async def test_discarded_keys_do_not_come() -> None:
