@@ -1,7 +1,7 @@
 """A member of a consumer group, as aiokafka 0.14 lets one be.
 
 * Every rebalance takes every partition away (there is no cooperative assignor): drain, commit, fence, and begin anew. What
-  belongs to an assignment is in one ``_Assigned``; a record of an earlier one finds nothing there and is ignored.
+  belongs to an assignment is in one ``_Assignment``; a record of an earlier one finds nothing there and is ignored.
 * aiokafka rebalances in the background, so fetched records may be of an assignment that is over: a fetch remembers the
   assignment during which it ended, and is dropped where that is not the present one. Its records come again.
 * ``getmany`` waits without a limit while the group rebalances: it runs in a task of its own, and ``poll`` looks at it.

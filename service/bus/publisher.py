@@ -23,7 +23,7 @@ import structlog
 
 from service.bus.journal import Stored
 from service.bus.record_size import MAX_RECORD_BYTES, record_size
-from service.core.errors import CannotStore, JournalError, RecordRefused
+from service.core.errors import CannotStore, JournalError, RecordRefused, whereabouts
 from service.core.message import Message
 
 #: Streams of the journal: what Kafka has not acknowledged yet, and what it will never take (kept for the operator).
@@ -247,8 +247,12 @@ class KafkaFirstPublisher:
                 await self._drain_all(journal)
             except (JournalError, CannotStore) as error:
                 self._log.error("publisher.journal_failed", reason=str(error))
-                self._more.set()
-                await asyncio.sleep(JOURNAL_RETRY)
+            except Exception as error:  # noqa: BLE001 - a drain that dies in silence would keep the spool for ever
+                self._log.error("publisher.drain_failed", error=type(error).__name__, where=whereabouts(error))
+            else:
+                continue
+            self._more.set()
+            await asyncio.sleep(JOURNAL_RETRY)
 
     async def _drain_all(self, journal: Spool) -> None:
         while self.spooled:

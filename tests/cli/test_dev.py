@@ -67,7 +67,7 @@ def test_it_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert {effects[one]["approved"] for one in before} == {1}
     assert max(one["approved"] + one["rejected"] for one in effects.values()) == 1
     assert {one["repeated"] for one in effects.values()} == {0}
-    assert json.loads(second.lines[-1])["event"] == "dev.stopping"
+    assert "dev.stopping" in [json.loads(line)["event"] for line in second.lines[-5:]]
     assert (tmp_path / "data" / "dev-webhook-secret").stat().st_mode & 0o077 == 0
     assert facts(tmp_path) >= before.keys() | after.keys()
 
