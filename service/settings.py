@@ -92,7 +92,8 @@ class Kafka(_Group, frozen=True):
         str | None,
         Field(
             pattern=r"^[A-Za-z0-9._-]{1,200}$",
-            description="this processor's own name, kept over restarts: one that comes back in time causes no rebalance",
+            description="this processor's own name, kept over restarts: one that comes back in time causes no rebalance; "
+            "no other process may have it",
         ),
     ] = None
     security_protocol: Annotated[

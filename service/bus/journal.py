@@ -363,6 +363,8 @@ class _File:
             self._save(self._streams[name])
         self._changed.clear()
         self._execute("COMMIT")
+        if os.fstat(self._lock).st_nlink == 0:  # what is in an unlinked file ends with the process
+            raise StoreBroken("its folder was deleted while it was in use")
         self.rows = self._count()
 
     def rollback(self) -> None:

@@ -42,6 +42,9 @@ from service.telemetry.logging import configure
 #: Exit codes that scripts rely on: done, failed, wrong usage or settings, temporarily not possible.
 FAILED, WRONG, NOT_NOW = 1, 2, 4
 
+#: Bytes that are read of a file or of stdin: more than any of them can have.
+LONGEST_INPUT = 2 << 20
+
 #: Seconds within which a broker has to answer for the first time.
 KAFKA_CONNECT = 8
 
@@ -303,7 +306,8 @@ def _raw_header(text: str) -> tuple[bytes, bytes]:
 
 def _bytes_of(file: Path) -> bytes:
     try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as stream:
+            return stream.read(LONGEST_INPUT)
     except OSError as error:
         _end(f"{file} cannot be read ({error.strerror})", WRONG)
 

@@ -83,6 +83,7 @@ async def _living(world: World, pace: float, *, stop: Stop) -> AsyncIterator[Non
 def _open(folder: Path) -> World:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "sandbox.db").touch(mode=0o600)
         return World.open(folder / "sandbox.db", now=utc_now)
     except OSError as error:
         reason = error.strerror

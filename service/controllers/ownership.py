@@ -38,6 +38,7 @@ class Ownership:
         self._ledger, self._instance, self._now, self._monotonic = ledger, instance, now, monotonic
         self._pulse = monotonic()
         self._doubt_until = float("-inf")
+        self._failing = False  # said once, not every second
         self._places: dict[int, Place] = {}
         self._renewed: dict[int, float] = {}
         self._from: dict[int, datetime] = {}
@@ -124,6 +125,9 @@ class Ownership:
         try:
             await self._ledger.record(place, [Entry(kind="owner", subject=str(place.partition), value=owner)])
         except (CannotStore, NotOwner):
-            self._log.warning("ownership.not_renewed", partition=place.partition)
+            if not self._failing:
+                self._log.warning("ownership.not_renewed", partition=place.partition)
+            self._failing = True
             return False
+        self._failing = False
         return True

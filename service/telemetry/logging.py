@@ -72,6 +72,8 @@ def _route_libraries(stream: TextIO, processors: list[Processor], renderer: Proc
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors, renderer],
         )
     )
+    # aiokafka tells of every attempt, dozens of lines a second while a broker is away; our own bus says so once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LIBRARIES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -624,3 +625,17 @@ async def test_the_journal_has_partition_zero_only(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="one partition"):
             async for _ in JournalReader(journal).read("ledger", 1):
                 pass
+
+
+async def test_a_journal_whose_folder_was_deleted_stores_nothing_more(tmp_path: Path) -> None:
+    """What is written to a deleted file would be gone with the process, so it is refused from then on."""
+    folder = tmp_path / "journal"
+    journal = await Journal.open(folder)
+    await journal.append([("meetings", message(1))])
+    shutil.rmtree(folder)
+
+    for _ in range(2):
+        with pytest.raises(JournalError):
+            await journal.append([("meetings", message(2))])
+    assert journal.state.failure is not None
+    await journal.close()

@@ -43,10 +43,10 @@ def test_a_terminal_gets_coloured_lines(stream: io.StringIO) -> None:
 def test_the_libraries_go_the_same_way(stream: io.StringIO) -> None:
     """Warnings of libraries are lines like ours; what they say below that is dropped, whatever our own level."""
     logging.getLogger("httpx").info("HTTP Request: GET https://x/?hostEmail=bob%40example.org")
-    logging.getLogger("aiokafka").warning("Unable to reach %s for %s", "127.0.0.1:9092", "bob@example.org")
+    logging.getLogger("httpx").warning("Unable to reach %s for %s", "127.0.0.1:9092", "bob@example.org")
 
     (line,) = lines(stream)
-    assert (line["logger"], line["level"]) == ("aiokafka", "warning")
+    assert (line["logger"], line["level"]) == ("httpx", "warning")
     assert line["event"] == "Unable to reach 127.0.0.1:9092 for ***"
 
 
