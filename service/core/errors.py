@@ -15,6 +15,7 @@ EventProcessorError
 │   ├── WebexNotFound              look again later                        (404)
 │   ├── WebexUnauthorized          the credential is at fault              (401, 403)
 │   └── WebexRejected              permanent: will not succeed as it is    (other 4xx, unreadable answers)
+│       └── WebexConflict              read again what is there, then decide   (409, 412)
 ├── NotOwner                   somebody else acts for that organisation now
 ├── PolicyError                the file is refused, with line and column
 ├── SettingsError              exit code 2, every problem at once
@@ -154,6 +155,12 @@ class WebexRejected(WebexError):
     """Any other 4xx, or an answer that cannot be read: the same request will not succeed."""
 
     reaction = Reaction.PERMANENT
+
+
+class WebexConflict(WebexRejected):
+    """409 or 412: it is not in the state that the request supposed. Never repeated as it is: read it again, then decide."""
+
+    reaction = Reaction.LOOK_AGAIN
 
 
 class NotOwner(EventProcessorError):

@@ -15,6 +15,9 @@ class Meeting(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     fields: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Meeting(id={self.id!r})"  # the fields have passwords and people in them
+
     @property
     def has_registration(self) -> bool:
         """Whether people register for this meeting: then it has the ``registration`` object."""

@@ -21,7 +21,8 @@ from service.core import work
 from service.core.event import CloudEvent
 from service.core.identifiers import series_of
 from service.core.message import Message
-from service.core.resources import FAMILIES, Envelope, Family, Shape
+from service.core.organizations import SINGLE, Organizations
+from service.core.resources import FAMILIES, Envelope, Family, ServiceApp, Shape
 
 #: Far deeper than anything that Webex sends, and no trouble for any consumer's parser.
 MAX_DEPTH = 64
@@ -53,10 +54,18 @@ class Accepted(msgspec.Struct, frozen=True):
     quarantined: bool
 
 
-def accept(body: bytes, *, received: datetime, receiver: str, traceparent: str | None = None) -> Accepted:
+def accept(
+    body: bytes,
+    *,
+    received: datetime,
+    receiver: str,
+    traceparent: str | None = None,
+    organizations: Organizations = SINGLE,
+) -> Accepted:
     """The event, and the hint beside it where one is due. Total: there are no bytes for which this raises.
 
-    ``received`` knows its time zone; ``receiver`` names this instance; a malformed ``traceparent`` is left out.
+    ``received`` knows its time zone; ``receiver`` names this instance; a malformed ``traceparent`` is left out;
+    ``organizations`` are those that the hint may be for.
     """
     delivery = Delivery(body=body, received=received, receiver=receiver, traceparent=_trace_context(traceparent))
     notification = _understand(body)
@@ -64,7 +73,7 @@ def accept(body: bytes, *, received: datetime, receiver: str, traceparent: str |
         event = _quarantined(notification, delivery)
         return Accepted(event, (events.to_message(event),), quarantined=True)
     event = _normalized(notification, delivery)
-    return Accepted(event, (events.to_message(event), *_hints(notification, event)), quarantined=False)
+    return Accepted(event, (events.to_message(event), *_hints(notification, event, organizations)), quarantined=False)
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,16 +265,24 @@ def _quarantined(doubt: Doubt, delivery: Delivery) -> CloudEvent:
     )
 
 
-def _hints(notification: Notification, event: CloudEvent) -> tuple[Message, ...]:
-    """The record for the processor, where the event is one after which it has to look at a series."""
+def _hints(notification: Notification, event: CloudEvent, organizations: Organizations) -> tuple[Message, ...]:
+    """The record for the processor, where the event is one after which it has to look at a series or an organisation."""
     series, host = series_of(_meeting(notification)), notification.data.get("hostEmail")
+    org_id = _organization(notification)
     hint = work.hint_for(
         event,
+        organization=organizations.key_of(org_id),
         series=series,
-        org_id=_identifier(notification.envelope.get("orgId")),
+        org_id=org_id,
         host_email=host if isinstance(host, str) else "",
     )
     return (work.to_message(hint),) if hint else ()
+
+
+def _organization(notification: Notification) -> str:
+    """The organisation concerned: where a Service App is authorised that is the customer, and not who owns the webhook."""
+    customer = _identifier(notification.data.get("authorizerOrgId")) if notification.family.shape is ServiceApp else ""
+    return customer or _identifier(notification.envelope.get("orgId"))
 
 
 def _trace_context(value: str | None) -> str | None:

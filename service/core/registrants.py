@@ -35,6 +35,9 @@ class Registrant(msgspec.Struct, frozen=True, kw_only=True):
     registered: datetime | None
     fields: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Registrant(id={self.id!r}, status={self.status!r})"  # the rest is a person
+
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the policy says of a pending registrant: ``outcome`` is ``approve``, ``reject`` or ``hold``."""

@@ -9,23 +9,25 @@ import msgspec
 
 from service.core.event import CloudEvent
 from service.core.message import Message
-
-#: With a single credential everything has one key, whatever ``orgId`` an event carries.
-ONLY_ORGANIZATION = "default"
+from service.core.organizations import ONLY_ORGANIZATION
 
 #: Event types after which the processor has to look. Participants, recordings and transcripts trigger nothing.
 TRIGGERS = ("webex.meeting.", "webex.registrant.", "webex.service-app.")
 
+#: ... of these the ones that are about an organisation, and name no meeting.
+ABOUT_ORGANIZATION = "webex.service-app."
+AUTHORIZED = "webex.service-app.authorized.v1"
+
 
 class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="hint", tag_field="kind"):
-    """Look at ``series``, because of ``reason`` (an event type, or ``sweep``).
+    """Look at ``series``, because of ``reason`` (an event type, or ``sweep``); without one, at the organisation itself.
 
     ``org_id`` is Webex's organisation id and ``host_email`` the host's address where the event had them, else "": Webex wants
     the latter from administrators. ``at`` is RFC 3339.
     """
 
     organization: str
-    series: str
+    series: str = ""
     reason: str
     at: str
     event_id: str = ""
@@ -34,13 +36,19 @@ class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="h
     traceparent: str | None = None
 
 
-def hint_for(event: CloudEvent, *, series: str | None, org_id: str, host_email: str) -> Hint | None:
-    """The hint that goes beside ``event``, or None where it triggers nothing or names no meeting."""
-    if series is None or not event.type.startswith(TRIGGERS):
+def hint_for(
+    event: CloudEvent, *, series: str | None, org_id: str, host_email: str, organization: str = ONLY_ORGANIZATION
+) -> Hint | None:
+    """The hint that goes beside ``event``, or None where it triggers nothing, or names no meeting and has to.
+
+    ``organization`` is the key of the organisation's work (:class:`service.core.organizations.Organizations`).
+    """
+    about_organization = event.type.startswith(ABOUT_ORGANIZATION)
+    if not event.type.startswith(TRIGGERS) or (series is None and not about_organization):
         return None
     return Hint(
-        organization=ONLY_ORGANIZATION,
-        series=series,
+        organization=organization,
+        series="" if about_organization or series is None else series,
         reason=event.type,
         at=event.receivedtime,
         event_id=event.id,

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 import msgspec
 
 from service.core.errors import (
+    WebexConflict,
     WebexError,
     WebexNotFound,
     WebexRejected,
@@ -41,6 +42,8 @@ _CLASSES: Mapping[int, type[WebexError]] = {
     403: WebexUnauthorized,
     404: WebexNotFound,
     408: WebexUnavailable,
+    409: WebexConflict,
+    412: WebexConflict,
     423: WebexThrottled,
     429: WebexThrottled,
 }
@@ -50,8 +53,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One call. ``operation`` is its name in logs and errors; ``path`` begins with "/" and is already encoded
     (:func:`path`).
 
-    ``reads``: it changes nothing at Webex, so it may be sent again. ``answers`` is false where the body of a 2xx says
-    nothing.
+    ``media_type`` is that of the body, if there is one. ``reads``: it changes nothing at Webex, so it may be sent again.
+    ``answers`` is false where the body of a 2xx says nothing.
     """
 
     operation: str
@@ -60,8 +63,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     query: Mapping[str, str] = {}
     headers: Mapping[str, str] = {}
     json: Any = None
+    media_type: str = "application/json"
     reads: bool = False
     answers: bool = True
+
+    def __repr__(self) -> str:
+        """Without query, headers and body: they may hold addresses and secrets."""
+        return f"Request({self.operation}: {self.method} {self.path})"
 
     def url(self, base_url: str) -> str:
         """The absolute URL; every reserved character of the query is encoded."""
@@ -81,6 +89,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]
     body: bytes | None
+
+    def __repr__(self) -> str:
+        return f"Answer(status={self.status})"  # header and body may hold a token
 
 
 def path(*segments: str) -> str:
@@ -204,6 +215,11 @@ def cursor(link: str | None, *, first: Request, base_url: str, known: Sequence[s
         if fresh:
             return fresh
     return {}
+
+
+def leads_on(link: str | None) -> bool:
+    """Whether a ``Link`` header names a next page, wherever that may be."""
+    return any(_next_targets(link or ""))
 
 
 def _next_targets(link: str) -> Iterator[str]:

@@ -1,5 +1,7 @@
-"""Registrants of a meeting: list, query, approve, reject (Webex OpenAPI, ``listMeetingRegistrants``,
-``queryMeetingRegistrants``, ``batchApproveMeetingRegistrants``, ``batchRejectMeetingRegistrants``).
+"""Registrants of a meeting: list, query, register, get, delete, approve, reject, cancel, in bulk (Webex OpenAPI, tag
+"Meetings").
+
+Errors, ``host_email`` and ``send_email`` as in :mod:`service.webex.meetings`. Everything here wants the id of a series.
 
 What makes the list awkward: it shows ten of the last seven days unless told otherwise, 90 days and 100 registrants at
 most, and its next page is not documented. So the interval and the page size are always given. A ``Link`` is followed
@@ -18,8 +20,11 @@ import structlog
 
 from service.core.errors import WebexRejected
 from service.core.registrants import BATCH, Registrant
+from service.webex import objects
+from service.webex.calls import ask
 from service.webex.client import WebexClient
-from service.webex.protocol import PAGE, Request, cursor, path, unreadable
+from service.webex.operations import by_id, operation, request_for
+from service.webex.protocol import PAGE, Request, cursor, unreadable
 
 #: The longest interval that one call may ask for.
 WINDOW = timedelta(days=90)
@@ -33,8 +38,7 @@ NARROWEST = timedelta(seconds=1)
 #: Calls that one list may cost. Divided, ten thousand registrants cost some four hundred.
 CALLS = 1000
 
-_LIST, _QUERY = "registrants.list", "registrants.query"
-_KNOWN = ("max", "hostEmail", "current", "email", "registrationTimeFrom", "registrationTimeTo")
+_LIST, _QUERY = "listMeetingRegistrants", "queryMeetingRegistrants"
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -82,19 +86,22 @@ async def list_registrants(
 
     Raises WebexRejected where Webex's pages do not end.
     """
-    listing = _Listing(client, path("meetings", meeting_id, "registrants"), host_email)
+    listing = _Listing(client, meeting_id, host_email)
     for window in windows_back(now) if since is None else windows_since(since, now):
         if not await listing.read(window) and since is None:
             break
+    else:
+        if since is None:  # there may be people who registered still earlier
+            structlog.get_logger().warning("registrants.horizon_reached", days=(WINDOW * WINDOWS).days)
     return list(listing.found.values())
 
 
 class _Listing:
     """One walk over a meeting's registrants: what was found so far, and what it cost."""
 
-    def __init__(self, client: WebexClient, path: str, host_email: str) -> None:
+    def __init__(self, client: WebexClient, meeting_id: str, host_email: str) -> None:
         self.found: dict[str, Registrant] = {}
-        self._client, self._path, self._host_email = client, path, host_email
+        self._client, self._path, self._host_email = client, {"meetingId": meeting_id}, host_email
         self._calls = 0
 
     async def read(self, window: Window) -> bool:
@@ -117,13 +124,13 @@ class _Listing:
         Once a ``Link`` led on, a page without one is the end. A page that shows nobody new ends it too: then the links
         lead in circles.
         """
-        first = self._request(window)
+        first, known = self._request(window), [each.name for each in by_id(_LIST).placed("query")]
         request, shown = first, dict[str, Registrant]()
         while True:
             page, link = await self._page(request)
             fresh = not page.keys() <= shown.keys()
             shown.update(page)
-            following = cursor(link, first=first, base_url=self._client.base_url, known=_KNOWN)
+            following = cursor(link, first=first, base_url=self._client.base_url, known=known)
             if not following:
                 return request is not first or len(page) < PAGE, shown
             if not fresh:
@@ -133,71 +140,167 @@ class _Listing:
     async def _page(self, request: Request) -> tuple[dict[str, Registrant], str | None]:
         self._calls += 1
         if self._calls > CALLS:
-            raise WebexRejected(f"{_LIST}: the pages do not end")
+            raise WebexRejected(f"{by_id(_LIST).name}: the pages do not end")
         reply = await self._client.call(request)
-        return {registrant.id: registrant for registrant in to_registrants(reply.value, _LIST)}, reply.link
+        return {registrant.id: registrant for registrant in to_registrants(reply.value, by_id(_LIST).name)}, reply.link
 
     def _request(self, window: Window) -> Request:
-        query = {
-            "max": str(PAGE),
-            "registrationTimeFrom": _zulu(window.start),
-            "registrationTimeTo": _zulu(window.end),
-            **_host(self._host_email),
-        }
-        return Request(operation=_LIST, method="GET", path=self._path, query=query, reads=True)
+        query = {"max": PAGE, "registrationTimeFrom": window.start, "registrationTimeTo": window.end}
+        return request_for(by_id(_LIST), path=self._path, query=query, host_email=self._host_email)
 
 
-def _zulu(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _host(email: str) -> Mapping[str, str]:
-    return {"hostEmail": email} if email else {}
+async def list_page(
+    client: WebexClient, meeting_id: str, query: objects.ListRegistrantsQuery
+) -> list[objects.Registrant]:
+    """One page of the list, exactly as asked for; :func:`list_registrants` is for all there are."""
+    page: list[objects.Registrant] = await ask(client, by_id(_LIST), path={"meetingId": meeting_id}, query=query)
+    return page
 
 
 async def query_registrants(
     client: WebexClient, meeting_id: str, emails: Sequence[str], *, host_email: str = ""
 ) -> list[Registrant]:
     """The registrants with these addresses, whatever their status; one call for each started hundred of addresses."""
-    where = path("meetings", meeting_id, "registrants", "query")
     found: dict[str, Registrant] = {}
     wanted = list(dict.fromkeys(emails))
     for start in range(0, len(wanted), PAGE):
-        request = Request(
-            operation=_QUERY,
-            method="POST",
-            path=where,
-            query={"max": str(PAGE), **_host(host_email)},
-            json={"emails": wanted[start : start + PAGE]},
-            reads=True,
-        )
-        page = to_registrants((await client.call(request)).value, _QUERY)
-        found.update((registrant.id, registrant) for registrant in page)
+        body: objects.QueryRegistrants = {"emails": wanted[start : start + PAGE]}
+        page = await query_page(client, meeting_id, body, size=PAGE, host_email=host_email)
+        found.update((registrant.id, registrant) for registrant in to_registrants({"items": page}, by_id(_QUERY).name))
     return list(found.values())
+
+
+async def query_page(
+    client: WebexClient,
+    meeting_id: str,
+    body: objects.QueryRegistrants,
+    *,
+    size: int | None = None,
+    current: bool | None = None,
+    host_email: str = "",
+) -> list[objects.Registrant]:
+    """One page of at most ``size`` registrants with the addresses in ``body``, exactly as asked for."""
+    page: list[objects.Registrant] = await ask(
+        client,
+        by_id(_QUERY),
+        path={"meetingId": meeting_id},
+        query={"max": size, "current": current},
+        body=body,
+        host_email=host_email,
+    )
+    return page
+
+
+async def create_registrant(
+    client: WebexClient,
+    meeting_id: str,
+    form: objects.RegistrantFormObject,
+    *,
+    send_email: bool,
+    current: bool | None = None,
+    host_email: str = "",
+) -> objects.RegistrantCreateResponse:
+    """Register one person. Not to be repeated blindly: look for the address first."""
+    answer: objects.RegistrantCreateResponse = await ask(
+        client,
+        by_id("createRegistrant"),
+        path={"meetingId": meeting_id},
+        query={"current": current},
+        body={**form, "sendEmail": send_email},
+        host_email=host_email,
+    )
+    return answer
+
+
+async def create_registrants(
+    client: WebexClient,
+    meeting_id: str,
+    forms: Sequence[objects.RegistrantFormObject],
+    *,
+    send_email: bool,
+    current: bool | None = None,
+    host_email: str = "",
+) -> list[objects.RegistrantCreateResponse]:
+    """Register up to a hundred people in one call. Raises ValueError for none, or more."""
+    _check_batch(forms)
+    answer: list[objects.RegistrantCreateResponse] = await ask(
+        client,
+        by_id("createRegistrants"),
+        path={"meetingId": meeting_id},
+        query={"current": current},
+        body={"items": [{**form, "sendEmail": send_email} for form in forms]},
+        host_email=host_email,
+    )
+    return answer
+
+
+async def get_registrant(
+    client: WebexClient, meeting_id: str, registrant_id: str, *, current: bool | None = None, host_email: str = ""
+) -> objects.Registrant:
+    """One registrant."""
+    answer: objects.Registrant = await ask(
+        client,
+        by_id("getRegistrant"),
+        path={"meetingId": meeting_id, "registrantId": registrant_id},
+        query={"current": current},
+        host_email=host_email,
+    )
+    return answer
+
+
+async def delete_registrant(
+    client: WebexClient, meeting_id: str, registrant_id: str, *, current: bool | None = None, host_email: str = ""
+) -> None:
+    """Delete one registrant, for good; Webex offers no word about the e-mail here."""
+    await ask(
+        client,
+        by_id("deleteRegistrant"),
+        path={"meetingId": meeting_id, "registrantId": registrant_id},
+        query={"current": current},
+        host_email=host_email,
+    )
+
+
+async def batch(
+    client: WebexClient,
+    meeting_id: str,
+    verb: str,
+    ids: Sequence[str],
+    *,
+    send_email: bool,
+    current: bool | None = None,
+    host_email: str = "",
+) -> None:
+    """``approve``, ``reject``, ``cancel`` or ``bulk-delete`` up to a hundred in exactly one call.
+
+    ``cancel`` puts people back to where nobody has decided. Webex answers 204 without saying what became of each: only
+    a list tells. Raises ValueError for another verb, no ids, or more than a hundred.
+    """
+    if verb not in ("approve", "reject", "cancel", "bulk-delete"):
+        raise ValueError("the verb is approve, reject, cancel or bulk-delete")
+    _check_batch(ids)
+    await ask(
+        client,
+        operation("registrants", verb),
+        path={"meetingId": meeting_id},
+        query={"current": current},
+        body={"sendEmail": send_email, "registrants": [{"id": id_} for id_ in ids]},
+        host_email=host_email,
+    )
 
 
 async def change_status(
     client: WebexClient, meeting_id: str, verb: str, ids: Sequence[str], *, send_email: bool, host_email: str = ""
 ) -> None:
-    """``approve`` or ``reject`` up to a hundred in exactly one call; ``sendEmail`` is always said, for Webex's
-    default is true.
-
-    Webex answers 204 without saying what became of each. Raises ValueError for another verb, no ids, or more than a
-    hundred.
-    """
+    """:func:`batch` for a policy, which only approves and rejects. Raises ValueError for another verb."""
     if verb not in ("approve", "reject"):
         raise ValueError("the verb is approve or reject")
-    if not 0 < len(ids) <= BATCH:
-        raise ValueError(f"one call takes 1 to {BATCH} ids, not {len(ids)}")
-    request = Request(
-        operation=f"registrants.{verb}",
-        method="POST",
-        path=path("meetings", meeting_id, "registrants", verb),
-        query=_host(host_email),
-        json={"sendEmail": send_email, "registrants": [{"id": id_} for id_ in ids]},
-        answers=False,
-    )
-    await client.call(request)
+    await batch(client, meeting_id, verb, ids, send_email=send_email, host_email=host_email)
+
+
+def _check_batch(members: Sequence[object]) -> None:
+    if not 0 < len(members) <= BATCH:
+        raise ValueError(f"one call takes 1 to {BATCH} ids or people, not {len(members)}")
 
 
 def to_registrants(value: Any, operation: str) -> list[Registrant]:

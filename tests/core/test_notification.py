@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from service.core import event as events
 from service.core import work
 from service.core.notification import MAX_DEPTH, MAX_ID_LENGTH, WITHHELD, Accepted, accept
+from service.core.organizations import SINGLE, Organization, Organizations
 from service.core.resources import FAMILIES, Envelope, Shape
 
 NOON = datetime(2026, 1, 20, 12, 0, 10, tzinfo=UTC)
@@ -343,12 +344,12 @@ def test_no_shape_has_a_field_that_is_withheld_or_ours() -> None:
         ("meetingParticipants", "joined", {"id": "p", "meetingId": INSTANCE}, None),
         ("recordings", "created", {"id": "r", "meetingSeriesId": SERIES}, None),
         ("meetingTranscripts", "created", {"id": "t", "meetingSeriesId": SERIES}, None),
-        ("serviceApp", "authorized", {"id": "s"}, None),
+        ("serviceApp", "authorized", {"id": "s"}, ""),
         ("rooms", "created", {"id": SERIES}, None),
     ],
 )
 def test_the_hint_beside_the_event(resource: str, verb: str, data: dict[str, Any], series: str | None) -> None:
-    """Meetings and registrants whose series is known make the processor look there; nothing else does."""
+    """Meetings and registrants whose series is known make the processor look there, a Service App at its organisation."""
     accepted = taken(body(resource, verb, {**data, "hostEmail": "host@example.com"}, orgId="org"), traceparent=TRACE)
     hints = [work.decode(message.value or b"") for message in accepted.messages if message.topic == "work"]
     assert hints == (
@@ -364,7 +365,7 @@ def test_the_hint_beside_the_event(resource: str, verb: str, data: dict[str, Any
                 traceparent=TRACE,
             )
         ]
-        if series
+        if series is not None
         else []
     )
 
@@ -374,6 +375,37 @@ def test_a_hint_does_without_organisation_and_host() -> None:
     accepted = taken(body(data={"id": SERIES, "hostEmail": 5}, orgId=["x"]))
     hint = work.decode(accepted.messages[1].value or b"")
     assert (hint.series, hint.org_id, hint.host_email) == (SERIES, "", "")
+
+
+BARE = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
+LONG = "Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi8xZWI2NWZkZi05NjQzLTQxN2YtOTk3NC1hZDcyY2FlMGUxMGY"
+OTHER = "96abc2aa-3dcc-11e5-a152-fe34819cdc9a"
+STRANGER = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("resource", "data", "org_id", "key"),
+    [
+        pytest.param("meetings", {"id": SERIES}, LONG, "default", id="the first one's meeting"),
+        pytest.param("meetings", {"id": SERIES, "orgId": BARE}, OTHER, OTHER, id="the envelope says whose"),
+        pytest.param("meetings", {"id": SERIES}, STRANGER, STRANGER, id="not configured"),
+        pytest.param("meetings", {"id": SERIES}, None, "unknown", id="no organisation"),
+        pytest.param("serviceApp", {"id": "s", "authorizerOrgId": OTHER}, LONG, OTHER, id="the customer's consent"),
+        pytest.param("serviceApp", {"id": "s"}, LONG, "default", id="a consent without a customer"),
+    ],
+)
+def test_the_organisation_of_the_event_is_the_key_of_its_hint(
+    resource: str, data: dict[str, Any], org_id: str | None, key: str
+) -> None:
+    """With several organisations each has its own key; an event is published whatever its organisation is."""
+    several = Organizations((Organization("default", BARE), Organization(OTHER, OTHER)))
+    raw = body(resource, {"meetings": "updated"}.get(resource, "authorized"), data, orgId=org_id)
+    single, many = (
+        accept(raw, received=NOON, receiver="r1", organizations=organizations) for organizations in (SINGLE, several)
+    )
+    assert single.event == many.event
+    assert [message.key for message in single.messages[1:]] == ["default"]
+    assert [(message.key, message.partition_by) for message in many.messages[1:]] == [(key, key)]
 
 
 # Quarantine

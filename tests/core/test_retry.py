@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.retry import backoff, retry_after
+from service.core.retry import RetryBudget, backoff, retry_after
 
 NOW = datetime(2026, 1, 10, 9, 0, 0, tzinfo=UTC)
 
@@ -99,3 +100,54 @@ def test_backoff_doubles_up_to_its_cap(attempt: int, chance: float, seconds: flo
 def test_backoff_stays_in_its_range(attempt: int, chance: float) -> None:
     """For any attempt, the wait is at least nothing and less than the cap."""
     assert 0.0 <= backoff(attempt, chance=chance, base=2.0, cap=30.0) <= 30.0
+
+
+def chi_squared(counts: list[int]) -> float:
+    """How far ``counts`` are from being even."""
+    mean = sum(counts) / len(counts)
+    return sum((count - mean) ** 2 / mean for count in counts)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_retries_after_a_common_failure_are_spread_evenly(seed: int) -> None:
+    """500 callers that fail together come back evenly over the whole range: chi-squared over bins of 100 ms, p > 0.01."""
+    chance = random.Random(seed)  # noqa: S311 - the same each time
+    bins = [0] * 50
+    for _ in range(500):
+        bins[int(backoff(4, base=0.5, cap=5.0, chance=chance.random()) * 10)] += 1
+    assert chi_squared(bins) < 74.92  # 49 degrees of freedom
+    assert max(bins) <= 3 * 10
+
+
+def test_at_first_a_few_repetitions_are_there() -> None:
+    """Twenty can be saved up, and no more."""
+    budget = RetryBudget()
+    for _ in range(20):
+        assert budget.allows(0.0)
+        budget = budget.repeated(0.0)
+    assert not budget.allows(0.0)
+    assert budget.allows(5.0)
+    assert RetryBudget().left_at(1e9) == 20.0
+
+
+def test_a_tenth_of_what_is_sent_may_be_sent_again() -> None:
+    """Ten calls earn one repetition."""
+    budget = RetryBudget(left=0.0, trickle=0.0)
+    for n in range(11):
+        assert not budget.allows(0.0), n
+        budget = budget.sent(0.0)
+        if n >= 10:
+            assert budget.allows(0.0)
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(["send", "repeat"]), st.floats(min_value=0, max_value=20))))
+def test_repetitions_never_exceed_the_budget(steps: list[tuple[str, float]]) -> None:
+    """Whatever the order: a tenth of what was sent, one each five seconds, and twenty."""
+    budget, now, sent, repeated = RetryBudget(), 0.0, 0, 0
+    for step, gap in steps:
+        now += gap
+        if step == "repeat" and budget.allows(now):
+            budget, repeated = budget.repeated(now), repeated + 1
+        budget, sent = budget.sent(now), sent + 1
+        assert repeated <= 20 + 0.1 * sent + 0.2 * now + 1e-6
+        assert 0.0 <= budget.left_at(now) <= 20.0

@@ -54,8 +54,8 @@ EVENTS = [
     ("convergedRecordings.updated", "converged-recording.updated", CALL, NOW, False),
     ("convergedRecordings.deleted", "converged-recording.deleted", CALL, NOW, False),
     ("meetingTranscripts.created", "transcript.created", SERIES, NOW, False),
-    ("serviceApp.authorized", "service-app.authorized", APP, NOW, False),
-    ("serviceApp.deauthorized", "service-app.deauthorized", APP, NOW, False),
+    ("serviceApp.authorized", "service-app.authorized", APP, NOW, True),
+    ("serviceApp.deauthorized", "service-app.deauthorized", APP, NOW, True),
     ("registrants.created", "registrant.created", SERIES, NOW, True),
     ("meetingRegistrants.updated", "registrant.updated", SERIES, NOW, True),
 ]

@@ -82,3 +82,14 @@ def test_what_is_no_hint_is_refused(raw: bytes) -> None:
     """Anything else is one of msgspec's errors."""
     with pytest.raises(msgspec.DecodeError):
         decode(raw)
+
+
+def test_a_hint_about_an_organisation_names_no_meeting() -> None:
+    """Consent given or taken back is about the organisation, whatever meeting somebody writes into it."""
+    for series in (None, SERIES):
+        hint = hint_for(
+            event("webex.service-app.deauthorized.v1"), series=series, org_id="org", host_email="", organization="other"
+        )
+        assert hint is not None
+        assert (hint.organization, hint.series, hint.org_id) == ("other", "", "org")
+        assert decode(encode(hint)) == hint

@@ -11,6 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.core.errors import (
+    Reaction,
+    WebexConflict,
     WebexError,
     WebexNotFound,
     WebexRejected,
@@ -18,10 +20,13 @@ from service.core.errors import (
     WebexUnauthorized,
     WebexUnavailable,
 )
+from service.core.rate import Lane
 from service.webex.client import Bounds, Clock, WebexClient, Wiring
 from service.webex.protocol import Request
+from service.webex.rate import Budget
 from service.webex.tokens import StaticToken
 from service.webex.transport import NEVER_SENT
+from tests.webex import virtual_time
 from tests.webex.wire import BASE, TOKEN, FakeClock, answered_by
 
 READ = Request(
@@ -106,14 +111,49 @@ async def test_a_write_is_sent_once(failure: httpx.Response | type[httpx.Request
     assert len(script.requests) == 1
 
 
-@pytest.mark.parametrize("status", [301, 400, 403, 404, 409, 410, 415, 422, 451])
-async def test_a_permanent_error_is_not_repeated(status: int) -> None:
-    """Reads are not repeated after what will not change."""
-    script = Script(httpx.Response(status))
-    async with answered_by(script) as client:
-        with pytest.raises(WebexError):
-            await client.call(READ)
-    assert len(script.requests) == 1
+#: status, class, what a controller does, how often a read and a write are sent, and whether everybody has to wait then
+REACTIONS: list[tuple[int, type[WebexError], Reaction, int, int, bool]] = [
+    (301, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (304, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (400, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (401, WebexUnauthorized, Reaction.CREDENTIALS, 2, 2, False),
+    (403, WebexUnauthorized, Reaction.CREDENTIALS, 1, 1, False),
+    (404, WebexNotFound, Reaction.LOOK_AGAIN, 1, 1, False),
+    (405, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (408, WebexUnavailable, Reaction.RETRY, 3, 1, False),
+    (409, WebexConflict, Reaction.LOOK_AGAIN, 1, 1, False),
+    (410, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (412, WebexConflict, Reaction.LOOK_AGAIN, 1, 1, False),
+    (415, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (422, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (423, WebexThrottled, Reaction.RETRY_AFTER, 3, 1, True),
+    (428, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (429, WebexThrottled, Reaction.RETRY_AFTER, 3, 1, True),
+    (451, WebexRejected, Reaction.PERMANENT, 1, 1, False),
+    (500, WebexUnavailable, Reaction.RETRY, 3, 1, False),
+    (502, WebexUnavailable, Reaction.RETRY, 3, 1, False),
+    (503, WebexUnavailable, Reaction.RETRY, 3, 1, False),
+    (504, WebexUnavailable, Reaction.RETRY, 3, 1, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "reaction", "reads", "writes", "gate"), REACTIONS, ids=[str(row[0]) for row in REACTIONS]
+)
+async def test_each_status_has_its_class_its_reaction_and_its_number_of_tries(
+    status: int, kind: type[WebexError], reaction: Reaction, reads: int, writes: int, *, gate: bool
+) -> None:
+    """Nothing permanent is repeated, no write but after a 401, and only 429 and 423 make everybody wait."""
+    for request, sends in ((READ, reads), (WRITE, writes)):
+        script = Script(httpx.Response(status, headers={"Location": "http://169.254.169.254/latest/meta-data/"}))
+        async with answered_by(script, token=Tokens(another=True)) as client:
+            with pytest.raises(WebexError) as caught:
+                await client.call(request)
+            assert (client.throttled_for > 0) is gate
+        assert (type(caught.value), caught.value.reaction, caught.value.status) == (kind, reaction, status)
+        assert len(script.requests) == sends
+        assert {request.url.host for request in script.requests} == {"webex.example"}
+        assert caught.value.maybe_done is (status >= 500)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{", b"[" * 100_000])
@@ -198,41 +238,48 @@ async def test_a_write_never_waits_at_the_gate() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 423])
-async def test_nobody_sends_before_the_moment_that_webex_named(status: int) -> None:
+def test_nobody_sends_before_the_moment_that_webex_named(status: int) -> None:
     """One throttled answer holds back every caller of the client."""
     arrivals: list[float] = []
     answered = asyncio.Event()
 
     async def handler(request: httpx.Request) -> httpx.Response:
-        arrivals.append(time.monotonic())
+        arrivals.append(virtual_time.now())
         if len(arrivals) == 1:
             answered.set()
             return httpx.Response(status, headers={"Retry-After": "1"})
         await asyncio.sleep(0.01)
         return OK
 
-    async with answered_by(handler, clock=Clock()) as client:
-        one = asyncio.create_task(client.call(READ))
-        await answered.wait()
-        await asyncio.sleep(0.1)
-        await asyncio.gather(one, *(client.call(READ) for _ in range(20)))
+    async def main() -> None:
+        async with answered_by(handler, clock=virtual_time.clock()) as client:
+            one = asyncio.create_task(client.call(READ))
+            await answered.wait()
+            await asyncio.sleep(0.1)
+            await asyncio.gather(one, *(client.call(READ) for _ in range(20)))
+
+    virtual_time.run(main)
     assert len(arrivals) == 22
     assert min(arrivals[1:]) - arrivals[0] >= 1.0
 
 
-async def test_calls_that_found_a_slot_after_the_gate_shut_wait_too() -> None:
+def test_calls_that_found_a_slot_after_the_gate_shut_wait_too() -> None:
     """The gate is looked at again once the slot is there."""
     arrivals: list[float] = []
 
     async def handler(request: httpx.Request) -> httpx.Response:
-        arrivals.append(time.monotonic())
+        arrivals.append(virtual_time.now())
         await asyncio.sleep(0.02)
         return httpx.Response(429, headers={"Retry-After": "1"}) if len(arrivals) <= 8 else OK
 
-    async with answered_by(handler, clock=Clock()) as client:
-        await asyncio.gather(*(client.call(READ) for _ in range(12)))
-    gaps = sorted(arrival - arrivals[0] for arrival in arrivals)
-    assert [gap < 0.5 for gap in gaps] == [True] * 8 + [False] * 12
+    async def main() -> None:
+        async with answered_by(handler, clock=virtual_time.clock()) as client:
+            await asyncio.gather(*(client.call(READ) for _ in range(12)))
+
+    virtual_time.run(main)
+    assert arrivals[:8] == [0.0] * 8
+    assert len(arrivals) == 20
+    assert min(arrivals[8:]) >= 1.0
 
 
 async def test_no_more_calls_are_under_way_than_allowed() -> None:
@@ -406,8 +453,8 @@ async def test_logs_and_errors_tell_no_person_and_no_token(caplog: pytest.LogCap
             await client.call(READ)
     assert [(line["event"], line["log_level"], line["status"]) for line in logs] == [
         ("webex.called", "debug", 404),
-        ("webex.called", "debug", 429),
         ("webex.throttled", "warning", 429),
+        ("webex.called", "debug", 429),
         ("webex.called", "debug", 200),
     ]
     assert logs[0]["tracking_id"] == "T_7"
@@ -429,7 +476,76 @@ async def test_parameters_that_make_no_url_are_refused(host_email: str) -> None:
     assert script.requests == []
 
 
+async def test_lanes_and_clients_of_one_credential_share_its_budget() -> None:
+    """What one of them hears, all obey; slots are shared too; a lane is closed with its client."""
+    clock, script = FakeClock(), Script(throttled("600"), OK)
+    shared = Budget(monotonic=lambda: clock.time, sleep=clock.sleep)
+    transport = Wiring(transport=lambda _: httpx.MockTransport(script))
+    one = WebexClient(BASE, StaticToken(TOKEN), clock=clock.clock(), wiring=transport, budget=shared)
+    two = WebexClient(BASE + "/other", StaticToken(TOKEN), clock=clock.clock(), wiring=transport, budget=shared)
+    async with one, two:
+        sweep = one.lane(Lane.SWEEP)
+        with pytest.raises(WebexThrottled):
+            await sweep.call(READ)
+        for client in (one, two, sweep, two.lane(Lane.SWEEP)):
+            with pytest.raises(WebexThrottled, match="not sent"):
+                await client.call(READ)
+        clock.time += 600.0
+        with capture_logs() as logs:
+            for client in (one, sweep):
+                assert (await client.call(READ)).status == 200
+        assert [line["lane"] for line in logs] == ["live", "sweep"]
+    with pytest.raises(WebexUnavailable, match="closed"):
+        await sweep.call(READ)
+    assert len(script.requests) == 3
+
+
+async def test_while_the_circuit_is_open_calls_fail_at_once() -> None:
+    """They are not sent, not repeated, and say when to come again; then one goes out, and its answer closes it."""
+    clock, script = FakeClock(), Script(*[DOWN] * 9, OK)
+    with capture_logs():
+        async with answered_by(script, clock=clock.clock()) as client:
+            for _ in range(3):
+                with pytest.raises(WebexUnavailable):
+                    await client.call(READ)
+            assert len(script.requests) == 8
+            slept = len(clock.slept)
+            for request in (READ, WRITE):
+                with pytest.raises(WebexUnavailable) as caught:
+                    await client.call(request)
+                assert (caught.value.retry_after, caught.value.maybe_done) == (4.5, False)
+            assert len(clock.slept) == slept
+            clock.time += 5.0
+            with pytest.raises(WebexUnavailable):
+                await client.call(READ)
+            clock.time += 5.0
+            assert (await client.call(READ)).status == 200
+    assert len(script.requests) == 10
+
+
 async def test_a_base_url_in_the_clear_is_refused_early() -> None:
     """The constructor says so, before anything could be sent."""
     with pytest.raises(ValueError, match="https"):
         WebexClient("http://webexapis.com/v1", StaticToken("t"))
+
+
+class _SlowToken:
+    """A credential whose renewal takes its time."""
+
+    async def get(self) -> str:
+        await asyncio.sleep(5)
+        return "late"
+
+    async def refresh(self, rejected: str) -> bool:
+        return False
+
+
+async def test_a_token_that_comes_too_late_ends_the_call_in_time() -> None:
+    """The deadline of a call covers its token too; the call was not sent."""
+    began = time.monotonic()
+    async with WebexClient("http://127.0.0.1:9", _SlowToken(), bounds=Bounds(deadline=0.2)) as client:
+        with pytest.raises(WebexUnavailable, match="no token in time") as caught:
+            await client.call(READ)
+
+    assert not caught.value.maybe_done
+    assert time.monotonic() - began < 4

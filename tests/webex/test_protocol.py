@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import (
+    WebexConflict,
     WebexError,
     WebexNotFound,
     WebexRejected,
@@ -31,9 +32,9 @@ CLASSES: list[tuple[int, type[WebexError]]] = [
     (404, WebexNotFound),
     (405, WebexRejected),
     (408, WebexUnavailable),
-    (409, WebexRejected),
+    (409, WebexConflict),
     (410, WebexRejected),
-    (412, WebexRejected),
+    (412, WebexConflict),
     (415, WebexRejected),
     (422, WebexRejected),
     (423, WebexThrottled),

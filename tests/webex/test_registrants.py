@@ -159,8 +159,9 @@ def test_windows_cover_everything_and_none_is_too_long(since: datetime, span: ti
     assert all(one.end == other.start for one, other in itertools.pairwise(windows))
     assert all(timedelta(0) < window.end - window.start <= WINDOW for window in windows)
     part = windows[-1]
+    moments = [part.start + (part.end - part.start) * share for share in known]
     while part.end - part.start > NARROWEST:
-        early, late = part.parts(part.start + (part.end - part.start) * share for share in known)
+        early, late = part.parts(moments)
         assert (early.start, early.end, late.end) == (part.start, late.start, part.end)
         assert early.start < early.end < late.end
         assert early.end.microsecond == 0

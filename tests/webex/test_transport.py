@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import random
+import socket
 import time
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 
 import pytest
 
-from service.core.errors import WebexRejected, WebexUnavailable
-from service.webex.client import Bounds, Wiring
+from service.core.errors import WebexError, WebexRejected, WebexUnavailable
+from service.webex.client import Bounds, WebexClient, Wiring
 from service.webex.protocol import Request
-from service.webex.transport import Timeouts
+from service.webex.transport import Timeouts, Transport
 from tests.webex.wire import Serve, over_socket, raw_server, response
 
 READ = Request(operation="meetings.get", method="GET", path="/meetings/5", reads=True)
@@ -72,6 +76,13 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+async def quiet(client: WebexClient) -> None:
+    """Wait until nothing is under way any more: what a cancelled caller left behind ends by itself, and soon."""
+    async with asyncio.timeout(5):
+        while sum(client.budget.state().under_way.values()):  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("serve", HOSTILE, ids=[serve.__name__.strip("_") for serve in HOSTILE])
 async def test_every_call_ends_within_its_deadline(serve: Serve) -> None:
     """However slowly or wrongly the peer answers, reads and writes end in time, as possibly done; every slot is free again."""
@@ -90,9 +101,36 @@ async def test_every_call_ends_within_its_deadline(serve: Serve) -> None:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert time.monotonic() - begun < 1.5
         assert all(isinstance(outcome, WebexUnavailable) and outcome.maybe_done for outcome in outcomes)
+        await quiet(client)
         hostile = False
         replies = await asyncio.gather(*(client.call(READ) for _ in range(20)))
     assert [reply.value for reply in replies] == [{"id": "5"}] * 20
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """An address that takes no more connections and refuses none: its backlog is full."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_black_hole_ends_by_the_connect_timeout() -> None:
+    """Nothing can have been done, however many ask at once, and every slot is free again."""
+    with black_hole() as base_url:
+        async with over_socket(base_url, wiring=Wiring(timeouts=Timeouts(connect=0.2))) as client:
+            begun = time.monotonic()
+            outcomes = await asyncio.gather(*(client.call(WRITE) for _ in range(16)), return_exceptions=True)
+            assert time.monotonic() - begun < 2.0
+            await quiet(client)
+    assert {str(outcome) for outcome in outcomes} == {"registrants.approve: no answer from Webex (ConnectTimeout)"}
+    assert not any(isinstance(outcome, WebexError) and outcome.maybe_done for outcome in outcomes)
 
 
 async def test_silence_ends_by_the_read_timeout_before_the_deadline() -> None:
@@ -128,6 +166,9 @@ BODIES = {
     "an encoding that we did not ask for": (b"x", b"content-encoding: br\r\n"),
     "gzip in gzip": (gzip.compress(gzip.compress(b"{}")), b"content-encoding: gzip, gzip\r\n"),
     "HTML": (b"<html>", b"content-type: text/html\r\n"),
+    "another type": (b"\x89PNG\r\n\x1a\n", b"content-type: image/png\r\n"),
+    "JSON cut short": (b'{"id": "5", "title": "Vis', b"content-type: application/json\r\n"),
+    "JSON without end": (b"[" * 500_000, b"content-type: application/json\r\n"),
 }
 
 
@@ -211,19 +252,35 @@ async def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_cancelled_callers_leave_the_pool_alive() -> None:
-    """After a churn of cancelled calls at four times the slots, a hundred calls succeed."""
+    """Seconds of cancelled, timed-out and dropped calls at four times the slots: then a hundred calls succeed, over
+    connections that are all idle in the end.
+    """
+    chance, churning = random.Random(1), True  # noqa: S311 - the same each time
+    pools: list[Transport] = []
 
     async def serve(head: bytes, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.005)
+        if churning and chance.random() < 0.1:
+            return  # dropped
+        await asyncio.sleep(chance.choice([0.0, 0.005, 0.005, 0.9]) if churning else 0.001)
         writer.write(OK)
         await writer.drain()
 
-    async with raw_server(serve) as base_url, over_socket(base_url) as client:
-        for n in range(20):
-            tasks = [asyncio.create_task(client.call(READ)) for _ in range(32)]
-            await asyncio.sleep(0.001 * n)
+    def transport(connections: int) -> Transport:
+        pools.append(Transport(connections=connections))
+        return pools[-1]
+
+    wiring = Wiring(transport=transport, timeouts=Timeouts(read=0.5))
+    async with raw_server(serve) as base_url, over_socket(base_url, wiring=wiring) as client:
+        ends = time.monotonic() + 3.0
+        while time.monotonic() < ends:
+            tasks = [asyncio.create_task(client.call((READ, WRITE)[n % 2])) for n in range(32)]
+            await asyncio.sleep(chance.uniform(0.0, 0.03))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        churning = False
         replies = await asyncio.gather(*(client.call(READ) for _ in range(100)))
-    assert [reply.status for reply in replies] == [200] * 100
+        assert [reply.status for reply in replies] == [200] * 100
+        await quiet(client)
+        (pool,) = pools
+        assert all(connection.is_idle() or connection.is_closed() for connection in pool._pool.connections)

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import httpx
 
+from service.core.rate import Limits
 from service.webex.client import Bounds, Clock, WebexClient, Wiring
+from service.webex.rate import Budget
 from service.webex.tokens import StaticToken, TokenSource
 
 BASE = "https://webex.example/v1"
@@ -57,9 +59,10 @@ def answered_by(
 
 
 def over_socket(base_url: str, *, bounds: Bounds | None = None, wiring: Wiring | None = None) -> WebexClient:
-    """A client over a real connection; it repeats nothing."""
+    """A client over a real connection; it repeats nothing, and no failure opens its circuit."""
     chosen = replace(bounds or Bounds(), retries=0)
-    return WebexClient(base_url + "/v1", StaticToken(TOKEN), bounds=chosen, wiring=wiring or Wiring())
+    budget = Budget(limits=Limits(start=1e6, ceiling=1e6, burst=1000, failures=10**9))
+    return WebexClient(base_url + "/v1", StaticToken(TOKEN), bounds=chosen, wiring=wiring or Wiring(), budget=budget)
 
 
 Serve = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
