@@ -13,7 +13,7 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
@@ -21,12 +21,16 @@ from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
 from service.core.errors import Problem, SettingsError
+from service.core.organizations import ONLY_ORGANIZATION, Organization, Organizations, organization_id
 from service.core.signature import SignatureMode
 
 PREFIX = "WEBEX_EVENTS_"
 CONFIG = f"{PREFIX}CONFIG"
 
 _Path = tuple[str, ...]
+
+#: Stands in a path for a name that the operator chooses.
+_ANY = "<name>"
 
 
 # --- what there is to set ---------------------------------------------------------------------------------------------
@@ -55,6 +59,14 @@ def _web_address(value: str) -> str:
     if url.username is not None or url.query or url.fragment:
         raise ValueError("must not have a user name, a query or a fragment")
     return value.rstrip("/")
+
+
+def _organization(value: str) -> str:
+    if not organization_id(value):
+        raise ValueError(
+            "must be the id of a Webex organisation: a UUID, or Webex's long form of it (Y2lzY29zcGFyazov…)"
+        )
+    return value
 
 
 class _Group(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
@@ -143,20 +155,83 @@ class Webhook(_Group, frozen=True):
         return () if self.secret is None else (self.secret.get_secret_value().encode("utf-8", "surrogateescape"),)
 
 
-class Webex(_Group, frozen=True):
-    """The Webex API, and the credential for it: a token, a file with one, or the refresh flow of an integration."""
+class Credential(_Group, frozen=True):
+    """One of three: a token, a file with one, or what is needed to refresh the tokens of an integration."""
+
+    token: Annotated[SecretStr | None, Field(min_length=1, description="access token")] = None
+    token_file: Annotated[Path | None, Field(description="file with the access token; re-read while running")] = None
+    client_id: Annotated[
+        str | None, Field(min_length=1, description="of the integration, where the token is to be refreshed")
+    ] = None
+    client_secret_file: Annotated[
+        Path | None, Field(description="file with the integration's client secret; re-read while running")
+    ] = None
+    refresh_token_file: Annotated[
+        Path | None, Field(description="file with the integration's refresh token; re-read while running")
+    ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one at all."""
+        return self.token is not None or self.token_file is not None or self.refresh_token_file is not None
+
+
+class ServiceApp(_Group, frozen=True):
+    """A Service App, and the integration that may ask for its tokens."""
+
+    application_id: Annotated[str | None, Field(min_length=1, description="of the Service App")] = None
+    client_id: Annotated[str | None, Field(min_length=1, description="of the Service App")] = None
+    client_secret_file: Annotated[
+        Path | None, Field(description="file with the Service App's client secret; re-read while running")
+    ] = None
+    caller: Credential = Credential()
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one at all."""
+        return self.application_id is not None
+
+
+class TenantOrganization(Credential, frozen=True):
+    """One of several organisations: its id, and a credential of its own unless the Service App has its consent."""
+
+    id: Annotated[
+        str | None,
+        AfterValidator(_organization),
+        Field(description="of the organisation: a UUID, or Webex's long form"),
+    ] = None
+
+
+class Webex(Credential, frozen=True):
+    """The Webex API, and the credentials for it."""
 
     base_url: Annotated[str, AfterValidator(_web_address), Field(description="the Webex API")] = (
         "https://webexapis.com/v1"
     )
     allow_http: Annotated[bool, Field(description="plain http to more than this machine itself")] = False
-    token: Annotated[SecretStr | None, Field(min_length=1, description="access token")] = None
-    token_file: Annotated[Path | None, Field(description="file with the access token")] = None
-    client_id: Annotated[
-        str | None, Field(min_length=1, description="of the integration, where the token is to be refreshed")
+    organization_id: Annotated[
+        str | None,
+        AfterValidator(_organization),
+        Field(description="the organisation of the credential above; needed beside others, and for a Service App"),
     ] = None
-    client_secret_file: Annotated[Path | None, Field(description="file with the integration's client secret")] = None
-    refresh_token_file: Annotated[Path | None, Field(description="file with the integration's refresh token")] = None
+    service_app: ServiceApp = ServiceApp()
+    organizations: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=64)], TenantOrganization
+    ] = {}
+
+    @property
+    def known(self) -> Organizations:
+        """The organisations and the keys under which their work stands."""
+        others = [
+            Organization(organization_id(each.id), organization_id(each.id)) for each in self.organizations.values()
+        ]
+        first = Organization(ONLY_ORGANIZATION, organization_id(self.organization_id))
+        return Organizations((first, *others) if self.has_first else tuple(others))
+
+    @property
+    def has_first(self) -> bool:
+        """Whether there is an organisation beside those of ``organizations``: its key is ``default``."""
+        return not self.organizations or self.given or self.organization_id is not None
 
 
 class Policy(_Group, frozen=True):
@@ -253,14 +328,14 @@ def load(
 
 
 def _from_variables(variables: Mapping[str, object], where: str, problems: list[Problem]) -> Iterator[_Given]:
-    known = {_variable(path): path for path, _ in _leaves()}
     for name, value in variables.items():
         if not name.startswith(PREFIX) or name == CONFIG or value is None or value == "":
             continue  # an empty variable is an unset one: compose files and shells cannot say it otherwise
+        path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+        known = {_variable(leaf): leaf for leaf in _leaves_like(path)}
         if name in known:
-            yield _Given(known[name], value, name + where)
+            yield _Given(path, value, name + where)
         else:
-            path = tuple(name.removeprefix(PREFIX).lower().split("__"))
             problems.append(Problem(_unknown(name + where, path, name, known)))
 
 
@@ -326,13 +401,13 @@ def _walk(node: object, path: _Path, where: str, problems: list[Problem]) -> Ite
     if not isinstance(node, Mapping):
         problems.append(Problem(f"{'.'.join(path) or 'the file'}{where}: a group of settings is expected here"))
         return
-    known = {".".join(leaf): leaf for leaf, _ in _leaves()}
-    groups = {leaf[:depth] for leaf in known.values() for depth in range(1, len(leaf))}
     for key, value in node.items():
         here = (*path, str(key).lower())
         name = ".".join(here)
         if value is None:
             continue
+        known = {".".join(leaf): leaf for leaf in _leaves_like(here)}
+        groups = {leaf[:depth] for leaf in known.values() for depth in range(1, len(leaf))}
         if here in groups:
             yield from _walk(value, here, where, problems)
         elif name in known:
@@ -356,12 +431,19 @@ def _validated(given: Mapping[_Path, _Given], problems: list[Problem]) -> Settin
     except ValidationError as errors:
         broken = set()
         for error in errors.errors(include_url=False, include_context=False, include_input=False):
-            path = next(path for path in given if path == error["loc"][: len(path)])
-            broken.add(path)
-            problems.append(Problem(f"{given[path].label}: {error['msg'].removeprefix('Value error, ')}"))
+            for path in _at(error["loc"], given):
+                broken.add(path)
+                problems.append(Problem(f"{given[path].label}: {error['msg'].removeprefix('Value error, ')}"))
         settings = Settings.model_validate(_tree({path: each for path, each in given.items() if path not in broken}))
     problems.extend(Problem(text) for paths, text in _conflicts(settings) if broken.isdisjoint(paths))
     return settings
+
+
+def _at(place: tuple[int | str, ...], given: Mapping[_Path, _Given]) -> list[_Path]:
+    """What was given there: one value, or where the name of a group is wrong, all that stand under it."""
+    exact = [path for path in given if path == place[: len(path)]]
+    under = tuple(place[:-1]) if place[-1:] == ("[key]",) else place
+    return exact or [path for path in given if path[: len(under)] == under]
 
 
 def _tree(given: Mapping[_Path, _Given]) -> dict[str, Any]:
@@ -387,7 +469,10 @@ def _conflicts(settings: Settings) -> Iterator[tuple[list[_Path], str]]:
     if settings.bus == "journal" and not settings.journal.enabled:
         yield [bus, enabled], f"{_variable(enabled)}=false leaves {_variable(bus)}=journal nowhere to store"
     yield from _insecure(settings.webex)
-    yield from _credentials(settings.webex)
+    yield from _credentials(settings.webex, ("webex",))
+    yield from _credentials(settings.webex.service_app.caller, ("webex", "service_app", "caller"))
+    yield from _service_app(settings.webex.service_app)
+    yield from _organizations(settings.webex)
 
 
 def _insecure(webex: Webex) -> Iterator[tuple[list[_Path], str]]:
@@ -398,15 +483,45 @@ def _insecure(webex: Webex) -> Iterator[tuple[list[_Path], str]]:
         yield [address, allow], f"{_variable(address)} must be https; {_variable(allow)}=true permits plain http"
 
 
-def _credentials(webex: Webex) -> Iterator[tuple[list[_Path], str]]:
-    refresh: list[_Path] = [("webex", name) for name in ("client_id", "client_secret_file", "refresh_token_file")]
-    missing = [path for path in refresh if getattr(webex, path[1]) is None]
+def _credentials(credential: Credential, place: _Path) -> Iterator[tuple[list[_Path], str]]:
+    names = ("client_id", "client_secret_file", "refresh_token_file")
+    refresh: list[_Path] = [(*place, name) for name in names]
+    missing = [path for path in refresh if getattr(credential, path[-1]) is None]
     if 0 < len(missing) < len(refresh):
         yield refresh, f"{' and '.join(map(_variable, missing))} must be set too for tokens to be refreshed"
-    ways: list[_Path] = [("webex", "token"), ("webex", "token_file"), refresh[2]]
-    used = [path for path in ways if getattr(webex, path[1]) is not None]
+    ways: list[_Path] = [(*place, "token"), (*place, "token_file"), refresh[2]]
+    used = [path for path in ways if getattr(credential, path[-1]) is not None]
     if len(used) > 1:
         yield used, f"of {' and '.join(map(_variable, used))} only one can be set"
+
+
+def _service_app(app: ServiceApp) -> Iterator[tuple[list[_Path], str]]:
+    place: _Path = ("webex", "service_app")
+    paths: list[_Path] = [(*place, name) for name in ("application_id", "client_id", "client_secret_file")]
+    missing = [path for path in paths if getattr(app, path[-1]) is None]
+    if 0 < len(missing) < len(paths) or (app.caller.given and missing):
+        yield paths, f"{' and '.join(map(_variable, missing))} must be set too for the tokens of a Service App"
+    if not missing and not app.caller.given:
+        caller: _Path = (*place, "caller", "token_file")
+        said = f"{_variable(caller)}, or what is needed to refresh it, must be set too for the tokens of a Service App"
+        yield [*paths, *((*place, "caller", name) for name in Credential.model_fields)], said
+
+
+def _organizations(webex: Webex) -> Iterator[tuple[list[_Path], str]]:
+    place: _Path = ("webex", "organizations")
+    first: _Path = ("webex", "organization_id")
+    ids = [organization_id(webex.organization_id)]
+    for name, each in webex.organizations.items():
+        yield from _credentials(each, (*place, name))
+        own: _Path = (*place, name, "id")
+        if each.id is None:
+            yield [own], f"{_variable(own)} is needed"
+        elif organization_id(each.id) in ids:
+            yield [own, first], f"{_variable(own)} is the id of another organisation too"
+        ids.append(organization_id(each.id))
+    if webex.organizations and webex.given and webex.organization_id is None:
+        ways: list[_Path] = [("webex", name) for name in Credential.model_fields]
+        yield [first, *ways], f"{_variable(first)} is needed for the credential beside {_variable(place)}__…"
 
 
 def _is_loopback(host: str) -> bool:
@@ -435,10 +550,25 @@ def require_secrets(settings: Settings) -> None:
 
 
 def require_token(settings: Settings) -> None:
-    """For whoever calls Webex. Raises SettingsError."""
+    """For whoever calls Webex: every organisation needs a credential. Raises SettingsError."""
     webex = settings.webex
-    if webex.token is None and webex.token_file is None and webex.refresh_token_file is None:
-        raise _missing(f"{PREFIX}WEBEX__TOKEN or {PREFIX}WEBEX__TOKEN_FILE is needed to call Webex")
+    problems = [] if not webex.has_first or webex.given or _by_service_app(webex) else [Problem(_first_missing(webex))]
+    for name, each in webex.organizations.items():
+        if not each.given and not webex.service_app.given:
+            ways = " or ".join(_variable(("webex", "organizations", name, way)) for way in ("token", "token_file"))
+            problems.append(Problem(f"{ways} is needed to call Webex"))
+    if problems:
+        raise SettingsError(tuple(problems))
+
+
+def _by_service_app(webex: Webex) -> bool:
+    return webex.service_app.given and webex.organization_id is not None
+
+
+def _first_missing(webex: Webex) -> str:
+    if webex.service_app.given:
+        return f"{PREFIX}WEBEX__ORGANIZATION_ID is needed to call Webex as a Service App"
+    return f"{PREFIX}WEBEX__TOKEN or {PREFIX}WEBEX__TOKEN_FILE is needed to call Webex"
 
 
 def require_kafka(settings: Settings) -> str:
@@ -487,5 +617,15 @@ def _leaves(model: type[BaseModel] = Settings, path: _Path = ()) -> Iterator[tup
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _leaves(field.annotation, (*path, name))
+        elif get_origin(field.annotation) is dict:
+            yield from _leaves(get_args(field.annotation)[1], (*path, name, _ANY))
         else:
             yield (*path, name), field
+
+
+def _leaves_like(path: _Path) -> Iterator[_Path]:
+    """Every leaf, with the names that ``path`` has in the places where the operator chooses."""
+    for leaf, _ in _leaves():
+        yield tuple(
+            path[n] if name == _ANY and n < len(path) and path[:n] == leaf[:n] else name for n, name in enumerate(leaf)
+        )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import structs
 
-from service.core.errors import CannotStore, WebexError
+from service.core.errors import CannotStore, WebexError, WebexNotFound, WebexUnauthorized
 from service.core.meetings import Meeting
 from service.core.message import Message
 from service.core.registrants import Registrant
@@ -109,6 +109,7 @@ class CountingObserver:
     def __init__(self) -> None:
         self.looks: list[str] = []
         self.decisions: dict[str, int] = {}
+        self.parked = 0
 
     def looked(self, result: str) -> None:
         """A look ended."""
@@ -124,6 +125,10 @@ class CountingObserver:
     def queue_depth(self, keys: int) -> None:
         """Not counted."""
 
+    def organizations_parked(self, organizations: int) -> None:
+        """So many are parked."""
+        self.parked = organizations
+
 
 class PickyPublisher:
     """A Publisher in front of another one: refuses what ``refuse`` says, as a bus that cannot store."""
@@ -136,3 +141,126 @@ class PickyPublisher:
         if any(map(self.refuse, messages)):
             raise CannotStore
         await self._publisher.publish(messages)
+
+
+class FakeGuestToGuest:
+    """The sponsor's Webex port over a dictionary, with a clock that ``sleep`` moves.
+
+    ``failures`` come first, one for each call; one that may have happened did happen. While ``lagging``, lists show nothing.
+    """
+
+    def __init__(self, now: datetime) -> None:
+        self.time, self.lagging = now, False
+        self.meetings: dict[str, dict[str, Any]] = {}
+        self.instances: dict[str, dict[str, Any]] = {}
+        self.failures: dict[str, list[WebexError | None]] = {}
+        self.calls: list[tuple[str, Any]] = []
+
+    def now(self) -> datetime:
+        """The moment."""
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        """Time passes, and everybody else has a turn."""
+        self.time += timedelta(seconds=seconds)
+        await asyncio.sleep(0)
+
+    def made(self, operation: str) -> list[Any]:
+        """The arguments of the calls of one operation."""
+        return [arguments for name, arguments in self.calls if name == operation]
+
+    def start(self, series: str) -> dict[str, Any]:
+        """The meeting begins; what a webhook would tell."""
+        host = {"hostUserId": "app", "hostEmail": "app@example.com"}
+        instance = {"id": f"{series}_I_{len(self.instances)}", "state": "inProgress", **host}
+        self.instances[instance["id"]] = instance
+        return {**instance, "start": self.time.isoformat()}
+
+    def end(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The meeting ends; what a webhook would tell."""
+        self.instances[data["id"]] = {**self.instances[data["id"]], "state": "ended"}
+        return {**data, "state": "ended", "end": self.time.isoformat()}
+
+    async def _called(self, operation: str, arguments: Any) -> WebexError | None:
+        self.calls.append((operation, arguments))
+        await asyncio.sleep(0)
+        scripted = self.failures.get(operation)
+        failure = scripted.pop(0) if scripted else None
+        if failure is not None and not failure.maybe_done:
+            raise failure
+        return failure
+
+    async def create_meeting(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One more meeting, hosted by the Service App."""
+        failure = await self._called("create_meeting", body)
+        id_ = f"{len(self.meetings) + 1:032x}"
+        self.meetings[id_] = {**body, "id": id_, "state": "active", "hostUserId": "app", "hostEmail": "app@example.com"}
+        if failure is not None:
+            raise failure
+        return self.meetings[id_]
+
+    async def list_meetings(self, query: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """By state for instances, by tag and time for series."""
+        await self._called("list_meetings", query)
+        if query["meetingType"] == "meeting":
+            return [one for one in self.instances.values() if one["state"] == query["state"] and not self.lagging]
+        tagged = [one for one in self.meetings.values() if query["integrationTag"] in one["integrationTags"]]
+        since, until = query["from"], query["to"]  # all of one form, so that text compares like time
+        return [one for one in tagged if one["start"] < until and one["end"] > since and not self.lagging]
+
+    async def show_meeting(self, meeting_id: str) -> Mapping[str, Any]:
+        """An instance."""
+        await self._called("show_meeting", meeting_id)
+        if meeting_id not in self.instances:
+            raise WebexNotFound("meetings.get: Webex answered 404", status=404)
+        return self.instances[meeting_id]
+
+    async def join_meeting(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Links, with a start link for everybody, as for a host's own token."""
+        await self._effective("join_meeting", body)
+        expires = self.time + timedelta(minutes=body["expirationMinutes"])
+        links = {kind: f"https://example.webex.com/{kind}/{len(self.calls)}" for kind in ("joinLink", "startLink")}
+        return {**links, "expiration": expires.isoformat()}
+
+    async def create_guest(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A token."""
+        await self._effective("create_guest", body)
+        return {"id": body["subject"], "accessToken": f"token-{body['subject']}", "expiresIn": 64799}
+
+    async def _effective(self, operation: str, arguments: Any) -> None:
+        failure = await self._called(operation, arguments)
+        if failure is not None:
+            raise failure
+
+
+class FakeTenant:
+    """The controllers' Tenant port: accepted while ``lives``; ``failures`` come first, one for each probe."""
+
+    def __init__(self, api: FakeWebex) -> None:
+        self.api = api
+        self.lives = True
+        self.status = 401
+        self.renewable = False
+        self.credential = "first"
+        self.failures: list[WebexError] = []
+        self.probes = 0
+        self.renewals = 0
+
+    async def probe(self) -> None:
+        """One cheap read."""
+        self.probes += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        if not self.lives:
+            raise WebexUnauthorized("no", status=self.status)
+
+    async def renew(self) -> None:
+        """A new token, where the organisation gives its consent."""
+        self.renewals += 1
+        if not self.renewable:
+            raise WebexUnauthorized("no consent", status=403)
+        self.lives = True
+
+    def version(self) -> str:
+        """The credential's."""
+        return self.credential

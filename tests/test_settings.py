@@ -16,6 +16,17 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 NONE = "\u2013"
 
 
+BARE = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
+LONG = "Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi8xZWI2NWZkZi05NjQzLTQxN2YtOTk3NC1hZDcyY2FlMGUxMGY"
+OTHER = "96abc2aa-3dcc-11e5-a152-fe34819cdc9a"
+SERVICE_APP = {
+    "WEBEX__SERVICE_APP__APPLICATION_ID": "a",
+    "WEBEX__SERVICE_APP__CLIENT_ID": "b",
+    "WEBEX__SERVICE_APP__CLIENT_SECRET_FILE": "c",
+    "WEBEX__SERVICE_APP__CALLER__TOKEN_FILE": "d",
+}
+
+
 def env(**variables: str) -> dict[str, str]:
     """Variables, with the prefix."""
     return {f"WEBEX_EVENTS_{name}": value for name, value in variables.items()}
@@ -157,6 +168,62 @@ def test_the_environment_sets(variables: dict[str, str], path: str, value: objec
             id="half an integration",
         ),
         pytest.param(
+            {"WEBEX__SERVICE_APP__CLIENT_ID": "a"},
+            "WEBEX__SERVICE_APP__APPLICATION_ID and WEBEX_EVENTS_WEBEX__SERVICE_APP__CLIENT_SECRET_FILE must be set too",
+            id="half a Service App",
+        ),
+        pytest.param(
+            {**SERVICE_APP, "WEBEX__SERVICE_APP__CALLER__TOKEN_FILE": ""},
+            "WEBEX__SERVICE_APP__CALLER__TOKEN_FILE, or what is needed to refresh it, must be set too",
+            id="a Service App that nobody may ask for",
+        ),
+        pytest.param(
+            {**SERVICE_APP, "WEBEX__SERVICE_APP__CALLER__TOKEN": "x"},
+            "only one can be set",
+            id="two tokens of a caller",
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATION_ID": "acme"},
+            "WEBEX_EVENTS_WEBEX__ORGANIZATION_ID: must be the id of a Webex organisation",
+            id="no organisation's id",
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__ACME__ID": "acme"},
+            "WEBEX_EVENTS_WEBEX__ORGANIZATIONS__ACME__ID: must be the id of a Webex organisation",
+            id="no id of one of several",
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__ACME__TOKEN": "x"},
+            "WEBEX_EVENTS_WEBEX__ORGANIZATIONS__ACME__ID is needed",
+            id="an organisation without an id",
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__ACME__ID": BARE, "WEBEX__ORGANIZATIONS__B__ID": LONG},
+            "WEBEX_EVENTS_WEBEX__ORGANIZATIONS__B__ID is the id of another organisation too",
+            id="one organisation twice, in two forms",
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__ACME__ID": BARE, "WEBEX__TOKEN": "x"},
+            "WEBEX_EVENTS_WEBEX__ORGANIZATION_ID is needed for the credential beside",
+            id="whose the first credential is",
+        ),
+        pytest.param(
+            {
+                "WEBEX__ORGANIZATIONS__ACME__ID": BARE,
+                "WEBEX__ORGANIZATIONS__ACME__TOKEN": "x",
+                "WEBEX__ORGANIZATIONS__ACME__TOKEN_FILE": "y",
+            },
+            "of WEBEX_EVENTS_WEBEX__ORGANIZATIONS__ACME__TOKEN and",
+            id="two tokens of one organisation",
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__ACME__TOKENS": "x"},
+            "did you mean WEBEX_EVENTS_WEBEX__ORGANIZATIONS__ACME__TOKEN?",
+            id="misspelt below an organisation",
+        ),
+        pytest.param({"WEBEX__ORGANIZATIONS__acme__ID": BARE}, "__ACME__ID?", id="a name in small letters"),
+        pytest.param({"WEBEX__ORGANIZATIONS__A-__ID": BARE}, "A-__ID: String should match", id="an odd name"),
+        pytest.param(
             {"CONFIG": "/nowhere.yaml"},
             "WEBEX_EVENTS_CONFIG: the file cannot be read (FileNotFoundError)",
             id="no such file",
@@ -275,6 +342,8 @@ def test_a_broken_dotenv_is_refused(tmp_path: Path) -> None:
         {"WEBEX__TOKENS": "canary"},
         {"RECEIVER__PORT": "canary"},
         {"KAFKA__BOOTSTRAP_SERVERS": "canary"},
+        {"WEBEX__ORGANIZATION_ID": "canary"},
+        {"WEBEX__ORGANIZATIONS__ACME__TOKEN": "canary"},
     ],
     ids=str,
 )
@@ -309,6 +378,7 @@ def test_settings_do_not_change() -> None:
             {"WEBEX__CLIENT_ID": "a", "WEBEX__CLIENT_SECRET_FILE": "b", "WEBEX__REFRESH_TOKEN_FILE": "c"},
             id="an integration",
         ),
+        pytest.param(require_token, {**SERVICE_APP, "WEBEX__ORGANIZATION_ID": BARE}, id="a Service App"),
         pytest.param(require_kafka, {"KAFKA__BOOTSTRAP_SERVERS": "a:1"}, id="Kafka"),
     ],
 )
@@ -318,6 +388,84 @@ def test_a_command_demands_only_what_it_uses(require: Any, enough: dict[str, str
         require(load({}))
 
     require(load(env(**enough)))
+
+
+def test_organizations_come_from_the_environment_and_from_yaml(tmp_path: Path) -> None:
+    """The operator names them; both places can be mixed, and the environment wins."""
+    config = tmp_path / "webex.yaml"
+    config.write_text(
+        f"webex:\n  organization_id: {BARE}\n  organizations:\n"
+        f"    globex_2: {{id: {OTHER}, token_file: yaml}}\n    Initech: {{id: 00000000-0000-4000-8000-000000000000}}\n"
+    )
+
+    settings = load(env(CONFIG=str(config), WEBEX__ORGANIZATIONS__GLOBEX_2__TOKEN_FILE="env"))
+
+    assert set(settings.webex.organizations) == {"globex_2", "initech"}
+    assert settings.webex.organizations["globex_2"].token_file == Path("env")
+    assert [(each.key, each.id) for each in settings.webex.known.known] == [
+        ("default", BARE),
+        (OTHER, OTHER),
+        ("00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "keys"),
+    [
+        pytest.param({}, ["default"], id="nothing"),
+        pytest.param({"WEBEX__TOKEN": "x"}, ["default"], id="a token"),
+        pytest.param({"WEBEX__ORGANIZATION_ID": BARE}, ["default"], id="its organisation"),
+        pytest.param({"WEBEX__ORGANIZATIONS__A__ID": LONG}, [BARE], id="one that has a name"),
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__A__ID": LONG, "WEBEX__ORGANIZATIONS__B__ID": OTHER}, [BARE, OTHER], id="two"
+        ),
+        pytest.param(
+            {"WEBEX__ORGANIZATION_ID": BARE, "WEBEX__ORGANIZATIONS__B__ID": OTHER}, ["default", OTHER], id="one more"
+        ),
+    ],
+)
+def test_a_key_never_changes(variables: dict[str, str], keys: list[str]) -> None:
+    """The credential of the top is ``default``, any other its id: adding one changes nothing about those before it.
+
+    Receivers have no credentials, and come to the same keys.
+    """
+    webex = load(env(**variables)).webex
+
+    assert [each.key for each in webex.known.known] == keys
+
+
+@pytest.mark.parametrize(
+    ("variables", "problems"),
+    [
+        pytest.param(
+            {"WEBEX__ORGANIZATIONS__A__ID": BARE, "WEBEX__ORGANIZATIONS__B__ID": OTHER},
+            ["ORGANIZATIONS__A__TOKEN or", "ORGANIZATIONS__B__TOKEN or"],
+            id="no credential at all",
+        ),
+        pytest.param(
+            {
+                "WEBEX__ORGANIZATIONS__A__ID": BARE,
+                "WEBEX__ORGANIZATION_ID": OTHER,
+                "WEBEX__ORGANIZATIONS__A__TOKEN": "x",
+            },
+            ["WEBEX_EVENTS_WEBEX__TOKEN or"],
+            id="the first one has none",
+        ),
+        pytest.param(SERVICE_APP, ["WEBEX__ORGANIZATION_ID is needed to call"], id="a Service App of nobody"),
+        pytest.param({**SERVICE_APP, "WEBEX__ORGANIZATIONS__A__ID": BARE}, [], id="the Service App is for all"),
+    ],
+)
+def test_every_organisation_needs_a_credential(variables: dict[str, str], problems: list[str]) -> None:
+    """Whoever calls Webex is told of each that has none."""
+    settings = load(env(**variables))
+    found: list[str] = []
+    try:
+        require_token(settings)
+    except SettingsError as refused:
+        found = [problem.message for problem in refused.problems]
+
+    assert len(found) == len(problems)
+    assert all(wanted in sentence for sentence, wanted in zip(found, problems, strict=True))
 
 
 def test_the_reference_is_complete() -> None:

@@ -85,6 +85,13 @@ class Backlog:
         self._waiting[waiting.key] = waiting
         self.queue.add_later(waiting.key, delay)
 
+    def resume(self, organization: str) -> None:
+        """Whatever waits for this organisation may be tried at once."""
+        for waiting in self:
+            if waiting.task.place.organization == organization:
+                waiting.not_before = float("-inf")
+                self.queue.add(waiting.key)
+
     def discard(self, unwanted: Callable[[Key], bool]) -> None:
         """Forget the series that are ``unwanted``."""
         self.queue.discard(unwanted)
@@ -96,6 +103,7 @@ def _joined(one: Task, other: Task) -> Task:
     return replace(
         other,
         full=one.full or other.full,
+        swept=one.swept and other.swept,
         org_id=other.org_id or one.org_id,
         host_email=other.host_email or one.host_email,
     )

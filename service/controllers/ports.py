@@ -86,6 +86,23 @@ class Webex(Protocol):
         """One call for at most 100 registrants; a 204 says nothing about any one of them."""
 
 
+class Tenant(Protocol):
+    """One organisation at Webex, with a client and a credential of its own."""
+
+    @property
+    def api(self) -> Webex:
+        """The calls for it."""
+
+    async def probe(self) -> None:
+        """One cheap read. Raises WebexError; WebexUnauthorized where its token is not accepted."""
+
+    async def renew(self) -> None:
+        """Have a token that was issued after this call, where there can be one. Raises WebexError."""
+
+    def version(self) -> str:
+        """Changes whenever an operator replaced the credential."""
+
+
 class Observer(Protocol):
     """Counts what the controllers do."""
 
@@ -100,3 +117,6 @@ class Observer(Protocol):
 
     def queue_depth(self, keys: int) -> None:
         """So many keys wait for a worker."""
+
+    def organizations_parked(self, organizations: int) -> None:
+        """So many organisations are parked: Webex does not accept their tokens."""

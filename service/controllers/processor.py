@@ -17,7 +17,8 @@ import msgspec
 import structlog
 
 from service.controllers.backlog import Backlog, Key, Waiting
-from service.controllers.ledger import Ledger
+from service.controllers.ledger import Ledger, Place
+from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.ports import Clock, Observer, Publisher, WorkConsumer
 from service.controllers.registrants import Looked, RegistrantsController, Task
@@ -31,9 +32,11 @@ from service.core.errors import (
     RecordRefused,
     WebexError,
     WebexNotFound,
+    WebexUnauthorized,
 )
 from service.core.ledger import Dirty, Entry
 from service.core.message import Message, Received
+from service.core.organizations import UNKNOWN_ORGANIZATION
 from service.core.retry import backoff
 
 #: A hint that waited this long (s) is remembered in the ledger, so that its partition's offset can move on.
@@ -42,6 +45,8 @@ PARKED = 60.0
 LAG = timedelta(minutes=15)
 #: A look whose call is not confirmed yet is repeated after so many seconds.
 SETTLE_AGAIN = 60.0
+#: A look for an organisation that Webex may not be called for now is tried again after so many seconds.
+NOT_NOW = 60.0
 #: How long (s) running looks may take to end when a partition goes away; the consumer waits 5 s in all.
 DRAIN = 4.0
 #: Bytes of a record that its dead letter repeats.
@@ -62,6 +67,7 @@ class Processor:
         ledger: Ledger,
         ownership: Ownership,
         controller: RegistrantsController,
+        organizations: OrganizationsController,
         backlog: Backlog,
         sweep: Sweep,
         observer: Observer,
@@ -70,7 +76,8 @@ class Processor:
         workers: int = 4,
     ) -> None:
         self._consumer, self._publisher, self._ledger, self._ownership = consumer, publisher, ledger, ownership
-        self._controller, self._backlog, self._sweep, self._observer = controller, backlog, sweep, observer
+        self._controller, self._organizations = controller, organizations
+        self._backlog, self._sweep, self._observer = backlog, sweep, observer
         self._now, self._chance, self._workers = now, chance, workers
         self._log = structlog.get_logger()
 
@@ -81,7 +88,8 @@ class Processor:
             async with asyncio.TaskGroup() as tasks:
                 intake = tasks.create_task(self._take_in())
                 others = [tasks.create_task(self._work()) for _ in range(self._workers)]
-                others += [tasks.create_task(job) for job in (self._park(), self._sweep.run(), self._ownership.keep())]
+                jobs = (self._park(), self._sweep.run(), self._ownership.keep(), self._organizations.run())
+                others += [tasks.create_task(job) for job in jobs]
                 await stop.wait()
                 intake.cancel()
                 await self._consumer.stop()
@@ -129,6 +137,7 @@ class Processor:
                 self._ownership.drop(partition)
                 self._ledger.forget(partition)
                 self._sweep.forget(partition)
+                self._organizations.forget(partition)
 
     # --- taking in ------------------------------------------------------------------------------------------------
 
@@ -147,8 +156,12 @@ class Processor:
             return
         if not self._ledger.owns(record.partition):
             return  # it went to somebody else meanwhile, and the record with it
+        place = self._ledger.place(hint.organization, record.partition)
+        if not hint.series or hint.organization == UNKNOWN_ORGANIZATION:
+            self._finish_at_once(record, hint, place)
+            return
         task = Task(
-            place=self._ledger.place(hint.organization, record.partition),
+            place=place,
             series=hint.series,
             org_id=hint.org_id,
             host_email=hint.host_email,
@@ -157,6 +170,16 @@ class Processor:
         waiting = self._backlog.mark(task, first=_moment(hint.at) or self._now())
         waiting.deleted = waiting.deleted or hint.reason == _DELETED
         waiting.hints.append((time.monotonic(), record))
+
+    def _finish_at_once(self, record: Received, hint: work.Hint, place: Place) -> None:
+        """Nothing of these hints needs to be kept: about an organisation the next refused call tells the same, and where
+        nobody can know whose the meeting is, nobody could ever look at it.
+        """
+        if hint.organization == UNKNOWN_ORGANIZATION:
+            self._log.warning("organization.unknown", series=hint.series, reason=hint.reason, id=hint.event_id)
+        else:
+            self._organizations.told(place, hint.reason)
+        self._consumer.finish(record)
 
     async def _bury(self, record: Received, reason: str) -> None:
         """A record that leads nowhere goes to the dead letters; only then is its offset finished."""
@@ -198,6 +221,9 @@ class Processor:
         waiting = self._backlog.take(key)
         if waiting is None:
             return
+        if not self._organizations.usable(waiting.task.place):
+            self._backlog.put_back(waiting, NOT_NOW)
+            return
         try:
             await self._look(waiting)
         except EventProcessorError as error:
@@ -235,6 +261,8 @@ class Processor:
 
     async def _failed(self, waiting: Waiting, error: EventProcessorError) -> None:
         """Back off, or give up where another look would find the same; the next owner does the rest."""
+        if isinstance(error, WebexUnauthorized):
+            self._organizations.doubt(waiting.task.place)
         waiting.attempts += 1
         delay = self._delay(waiting, error)
         self._log.warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -26,13 +26,16 @@ OVERLAP = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Task:
-    """Look at ``series``. ``full`` asks for all registrants even where an incremental look would do."""
+    """Look at ``series``. ``full`` asks for all registrants even where an incremental look would do; ``swept``: nobody
+    waits for it, the schedule asked.
+    """
 
     place: Place
     series: str
     org_id: str = ""
     host_email: str = ""
     full: bool = False
+    swept: bool = False
     traceparent: str | None = None
 
 
@@ -51,6 +54,7 @@ class _Scene:
     """What one look decides by."""
 
     task: Task
+    webex: Webex
     known: KnownMeeting
     meeting: Meeting
     policy: Policy
@@ -58,12 +62,15 @@ class _Scene:
 
 
 class RegistrantsController:
-    """Looks at one meeting series at a time; the caller sees to it that a series is never looked at twice at once."""
+    """Looks at one meeting series at a time; the caller sees to it that a series is never looked at twice at once.
+
+    ``webex`` gives the calls for the organisation of a task.
+    """
 
     def __init__(
         self,
         *,
-        webex: Webex,
+        webex: Callable[[Task], Webex],
         ledger: Ledger,
         ownership: Ownership,
         policy: LivePolicy,
@@ -81,8 +88,8 @@ class RegistrantsController:
         Raises WebexError, CannotStore or NotOwner; what was done until then is in the ledger: the next look goes on.
         """
         memory = self._ledger.series(task.place, task.series)
-        known = _refreshed(memory.meeting, task)
-        meeting = await self._webex.get_meeting(task.series, host_email=known.host_email)
+        known, webex = _refreshed(memory.meeting, task), self._webex(task)
+        meeting = await webex.get_meeting(task.series, host_email=known.host_email)
         if not meeting.has_registration:
             if memory.meeting is not None:  # Webex takes the object away when a meeting is over
                 await self._ledger.record(task.place, [Entry(kind="meeting", subject=task.series, value=None)])
@@ -96,8 +103,8 @@ class RegistrantsController:
             or any(core.unfinished(one, now=started) for one in memory.registrants.values())
         )
         since = None if full or known.newest is None else known.newest - OVERLAP
-        found = await self._webex.list_registrants(task.series, since=since, now=started, host_email=known.host_email)
-        scene = _Scene(task=task, known=known, meeting=meeting, policy=policy, started=started)
+        found = await webex.list_registrants(task.series, since=since, now=started, host_email=known.host_email)
+        scene = _Scene(task=task, webex=webex, known=known, meeting=meeting, policy=policy, started=started)
         reviews = self._review(scene, found)
         await self._publish(scene, reviews)
         actions = [review.action for review in reviews if review.action is not None]
@@ -188,7 +195,7 @@ class RegistrantsController:
         self._ownership.check(place)
         failure: WebexError | None = None
         try:
-            await self._webex.change_status(
+            await scene.webex.change_status(
                 series, _verb(verb), [a.registrant.id for a in batch], send_email=notify, host_email=host_email
             )
         except WebexError as error:
@@ -212,7 +219,7 @@ class RegistrantsController:
         """Publish what Webex now shows of the batch; returns how many have the status that was asked for."""
         ids = {action.registrant.id for action in batch}
         emails = sorted({action.registrant.email for action in batch if action.registrant.email})
-        shown = await self._webex.query_registrants(scene.task.series, emails, host_email=scene.known.host_email)
+        shown = await scene.webex.query_registrants(scene.task.series, emails, host_email=scene.known.host_email)
         # What is still pending says nothing yet; deciding on it again is for the next look.
         changed = [registrant for registrant in shown if registrant.id in ids and registrant.status != "pending"]
         await self._publish(scene, self._review(scene, changed))

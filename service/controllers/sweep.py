@@ -59,4 +59,4 @@ class Sweep:
             )
             if kind is not Due.NOTHING:
                 place = self._ledger.place(known.organization, key[0])
-                self._backlog.mark(Task(place=place, series=key[1], full=kind is Due.FULL))
+                self._backlog.mark(Task(place=place, series=key[1], full=kind is Due.FULL, swept=True))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from service.core.errors import CannotStore, Overloaded, RequestRefused, whereabouts
 from service.core.message import Message
 from service.core.notification import Accepted, accept
+from service.core.organizations import SINGLE, Organizations
 from service.core.signature import SignatureMode, verify
 from service.receiver import answers
 from service.receiver.request import Disconnected, Headers, check, read_body
@@ -80,11 +82,20 @@ def create_app(
     now: Callable[[], datetime],
     observe: Observer,
     limits: Limits = Limits(),
+    organizations: Organizations = SINGLE,
 ) -> Starlette:
-    """The application behind the public listener. ``receiver`` is this instance's name, as events carry it."""
+    """The application behind the public listener. ``receiver`` is this instance's name, as events carry it;
+    ``organizations`` are those whose work the events may be.
+    """
     webhook = _Webhook(
         intake=_Intake(secrets=secrets, mode=mode, limits=limits),
-        store=_Store(publisher=publisher, receiver=receiver, now=now, observe=observe, limits=limits),
+        store=_Store(
+            publisher=publisher,
+            understand=partial(accept, receiver=receiver, organizations=organizations),
+            now=now,
+            observe=observe,
+            limits=limits,
+        ),
         observe=observe,
     )
     app = Starlette(
@@ -115,10 +126,16 @@ class _Store:
     """From verified bytes to a durable event."""
 
     def __init__(
-        self, *, publisher: Publisher, receiver: str, now: Callable[[], datetime], observe: Observer, limits: Limits
+        self,
+        *,
+        publisher: Publisher,
+        understand: Callable[..., Accepted],
+        now: Callable[[], datetime],
+        observe: Observer,
+        limits: Limits,
     ) -> None:
         self._publisher = publisher
-        self._receiver = receiver
+        self._understand = understand
         self._now = now
         self._observe = observe
         self._limits = limits
@@ -127,7 +144,7 @@ class _Store:
     async def store(self, body: bytes, headers: Headers) -> Accepted:
         """Return once the event is durable. Raises CannotStore."""
         started = time.monotonic()
-        accepted = accept(body, received=self._now(), receiver=self._receiver, traceparent=traceparent(headers))
+        accepted = self._understand(body, received=self._now(), traceparent=traceparent(headers))
         with self._admitted():
             await self._publish(accepted.messages)
         self._observe.event_published(accepted.messages[0].topic, time.monotonic() - started)

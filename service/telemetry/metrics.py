@@ -1,12 +1,14 @@
 """What is counted and measured. The methods take plain arguments: nobody else knows of Prometheus.
 
-Names begin with ``webex_events_``. A label never holds an id, an address or anything else that a sender chooses freely.
+Names begin with ``webex_events_``. A label never holds an id, an address or anything else that a sender chooses freely;
+organisations are those of the settings.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -36,7 +38,12 @@ class Metrics:
             registry=self._registry,
         )
         self._entries = self._gauge("ledger_entries", "Entries of the ledger in memory by partition", "partition")
+        self._parked = self._gauge("organizations_parked", "Organisations whose token Webex does not accept")
         self._depth = self._gauge("work_queue_depth", "Meetings that wait to be looked at")
+        self._rate = self._gauge("webex_allowed_rate", "Calls of Webex per second that are allowed now", "organization")
+        self._throttled = self._gauge("webex_throttled_seconds", "Until Webex may be called again", "organization")
+        self._circuit = self._gauge("webex_circuit_open", "1 while Webex does not answer", "organization")
+        self._budgets: dict[str, dict[str, _Budget]] = {}
 
     def webhook_answered(self, status: int) -> None:
         """A request to the public listener got this answer."""
@@ -76,6 +83,10 @@ class Metrics:
         """So many meetings wait to be looked at."""
         self._depth.set(keys)
 
+    def organizations_parked(self, organizations: int) -> None:
+        """So many organisations are parked."""
+        self._parked.set(organizations)
+
     def watch_publisher(self, *, healthy: Callable[[], bool], journal_rows: Callable[[], float]) -> None:
         """Ask these at every scrape: whether Kafka acknowledges, and how many events wait in the journal."""
         self._gauge("producer_healthy", "1 while Kafka acknowledges").set_function(lambda: float(healthy()))
@@ -84,6 +95,26 @@ class Metrics:
     def watch_consumer(self, *, unfinished: Callable[[], float]) -> None:
         """Ask this at every scrape: how many records were read and are not finished."""
         self._gauge("unfinished_records", "Records of work that are read and not finished").set_function(unfinished)
+
+    def watch_webex(
+        self,
+        organization: str,
+        *,
+        rate: Callable[[], float],
+        throttled_for: Callable[[], float],
+        circuit_open: Callable[[], bool],
+    ) -> None:
+        """Ask these at every scrape: what an organisation's credential may do.
+
+        ``rate`` is in calls per second, ``throttled_for`` in seconds. Organisations that share the label ``other`` show the
+        worst of each.
+        """
+        label = self._labels.bounded("organization", organization)
+        budgets = self._budgets.setdefault(label, {})
+        budgets[organization] = _Budget(rate, throttled_for, circuit_open)
+        self._rate.labels(label).set_function(lambda: min(each.rate() for each in budgets.values()))
+        self._throttled.labels(label).set_function(lambda: max(each.throttled_for() for each in budgets.values()))
+        self._circuit.labels(label).set_function(lambda: float(any(each.circuit_open() for each in budgets.values())))
 
     def render(self) -> tuple[bytes, str]:
         """The metrics in Prometheus' text format, and its content type."""
@@ -94,6 +125,15 @@ class Metrics:
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(f"webex_events_{name}", meaning, labels, registry=self._registry)
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """Whom to ask about one credential."""
+
+    rate: Callable[[], float]
+    throttled_for: Callable[[], float]
+    circuit_open: Callable[[], bool]
 
 
 class _Labels:

@@ -17,7 +17,7 @@ from service.controllers.registrants import Looked, RegistrantsController, Task
 from service.core import event, policy
 from service.core.event import CloudEvent
 from service.core.policy import Policy
-from tests.fakes import CountingObserver, FakeWebex, PickyPublisher
+from tests.fakes import CountingObserver, FakeTenant, FakeWebex, PickyPublisher
 
 SERIES = "5" * 32
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -41,12 +41,14 @@ class Desk:
     now: datetime = START
     instance: str = "one"
     observer: CountingObserver = field(default_factory=CountingObserver)
+    tenants: dict[str, FakeTenant] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(reader=JournalReader(self.journal), publisher=self.publisher)
         self.ownership = Ownership(self.ledger, instance=self.instance, now=self.clock)
+        self.tenants = self.tenants or {"default": FakeTenant(self.webex)}
         self.controller = RegistrantsController(
-            webex=self.webex,
+            webex=lambda task: self.tenants[task.place.organization].api,
             ledger=self.ledger,
             ownership=self.ownership,
             policy=lambda: self.policy,
@@ -61,7 +63,7 @@ class Desk:
 
     async def restarted(self, *, instance: str = "one") -> Desk:
         """A new process on the same journal, its ledger restored."""
-        desk = Desk(self.journal, self.webex, self.publisher, self.policy, self.now, instance)
+        desk = Desk(self.journal, self.webex, self.publisher, self.policy, self.now, instance, tenants=self.tenants)
         await desk.ledger.restore(0)
         return desk
 

@@ -12,6 +12,7 @@ import pytest
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer
 from service.controllers.backlog import Backlog
+from service.controllers.organizations import OrganizationsController
 from service.controllers.processor import Processor
 from service.controllers.sweep import Intervals, Sweep
 from service.core import event, work
@@ -39,6 +40,9 @@ def processor(desk: Desk, *, interval: float = 3600) -> Processor:
         ledger=desk.ledger,
         ownership=desk.ownership,
         controller=desk.controller,
+        organizations=OrganizationsController(
+            tenants=desk.tenants, ledger=desk.ledger, backlog=backlog, observer=desk.observer
+        ),
         backlog=backlog,
         sweep=Sweep(ledger=desk.ledger, backlog=backlog, intervals=intervals, now=desk.clock),
         observer=desk.observer,

@@ -247,7 +247,7 @@ async def test_a_lease_that_ran_out_between_intent_and_call_stops_the_call(desk:
     moment = [0.0]
     ownership = Ownership(desk.ledger, instance="one", now=desk.clock, monotonic=lambda: moment[0])
     desk.controller = RegistrantsController(
-        webex=desk.webex,
+        webex=lambda _: desk.webex,
         ledger=desk.ledger,
         ownership=ownership,
         policy=lambda: desk.policy,

@@ -27,6 +27,7 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.queue_depth(4)
     metrics.watch_publisher(healthy=lambda: True, journal_rows=lambda: 12)
     metrics.watch_consumer(unfinished=lambda: 5)
+    metrics.watch_webex("default", rate=lambda: 7.5, throttled_for=lambda: 30, circuit_open=lambda: True)
 
     shown = text(metrics)
 
@@ -45,6 +46,9 @@ def test_everything_that_happens_is_counted() -> None:
         "producer_healthy 1.0",
         "journal_rows 12.0",
         "unfinished_records 5.0",
+        'webex_allowed_rate{organization="default"} 7.5',
+        'webex_throttled_seconds{organization="default"} 30.0',
+        'webex_circuit_open{organization="default"} 1.0',
     ):
         assert f"webex_events_{line}\n" in shown
 
@@ -74,6 +78,43 @@ def test_labels_stay_few() -> None:
 
     assert text(metrics).count("webex_events_looks_total{") == 65
     assert 'webex_events_looks_total{result="other"} 936.0' in text(metrics)
+
+
+def watch(metrics: Metrics, organization: str, *, rate: float = 8.0, wait: float = 0.0, is_open: bool = False) -> None:
+    """A budget that stays as it is."""
+    metrics.watch_webex(organization, rate=lambda: rate, throttled_for=lambda: wait, circuit_open=lambda: is_open)
+
+
+def test_a_budget_is_asked_at_every_scrape() -> None:
+    """What is shown is what holds now, for each organisation its own; where one is watched again, only the latest counts."""
+    metrics, waits = Metrics(), [0.0]
+    watch(metrics, "one", wait=99.0)
+    watch(metrics, "two", wait=12.0)
+    metrics.watch_webex("one", rate=lambda: 4.0, throttled_for=lambda: waits[-1], circuit_open=lambda: False)
+
+    assert 'webex_throttled_seconds{organization="one"} 0.0' in text(metrics)
+    waits.append(3.0)
+    assert 'webex_throttled_seconds{organization="one"} 3.0' in text(metrics)
+    assert 'webex_throttled_seconds{organization="two"} 12.0' in text(metrics)
+
+
+def test_organisations_stay_few_and_none_in_trouble_is_hidden() -> None:
+    """Whatever comes after the 64th is ``other``, which shows the worst of each."""
+    metrics = Metrics()
+    for number in range(70):
+        watch(
+            metrics,
+            f"org{number}",
+            rate=1.0 if number == 66 else 8.0,
+            wait=40.0 if number == 67 else 0.0,
+            is_open=number == 65,
+        )
+
+    shown = text(metrics)
+
+    for name, value in (("allowed_rate", 1.0), ("throttled_seconds", 40.0), ("circuit_open", 1.0)):
+        assert f'webex_events_webex_{name}{{organization="other"}} {value}\n' in shown
+    assert shown.count("webex_events_webex_allowed_rate{") == 65
 
 
 def test_two_processes_in_one_test_do_not_meet() -> None:
