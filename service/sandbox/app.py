@@ -1,10 +1,10 @@
-"""The simulated Webex over HTTP: Cisco's operations under ``/v1``, and control routes for tests under ``/sandbox``."""
+"""The simulated Webex over HTTP: Cisco's operations under ``/v1``, pages for people, and control routes for tests."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -15,25 +15,21 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.sandbox.faults import Fault, Faults
-from service.sandbox.operations import OPERATIONS, Answer, Call, Operation
+from service.sandbox import control, page, reading
+from service.sandbox.api.calls import Answer, Call
+from service.sandbox.faults import Fault
+from service.sandbox.operations import OPERATIONS, Operation
 from service.sandbox.records import CallRecord
-from service.sandbox.refusals import Refusal, error_body, invalid
+from service.sandbox.refusals import Refusal, error_body
+from service.sandbox.tokens import Caller, forbidden, unauthorized
 from service.sandbox.world import World
 
-#: Longest request body in bytes.
-LONGEST_BODY = 1024 * 1024
-
-#: Most people that one control call registers.
-MOST_PEOPLE = 10_000
-
-_MEDIA_TYPES = {"application/json", "application/json-patch+json", "application/merge-patch+json"}
+_JSON = "application/json;charset=UTF-8"
 
 
 @dataclass(frozen=True)
 class _Sandbox:
     world: World
-    faults: Faults
     link_header: bool
     token: str | None
     batch_limit: int
@@ -45,18 +41,15 @@ def create_app(
     """The whole simulated Webex.
 
     ``link_header``: say where the next page is (Cisco does not promise it for registrants). ``token``: the only access token
-    that is taken; None takes any. ``batch_limit``: most entries in one batch (Cisco publishes none).
+    that is taken beside those issued here; None takes any. ``batch_limit``: most entries in one batch (Cisco publishes none).
     """
-    sandbox = _Sandbox(world, Faults(), link_header, token, batch_limit)
-    operations = [Route(op.path, _endpoint(sandbox, op), methods=[op.method]) for op in OPERATIONS]
-    control = [
-        Route("/ledger", _control(sandbox, _ledger), methods=["GET"]),
-        Route("/people", _control(sandbox, _people), methods=["POST"]),
-        Route("/meetings/{meetingId}/{event}", _control(sandbox, _meeting_event), methods=["POST"]),
-        Route("/faults", _control(sandbox, _faults), methods=["POST", "DELETE"]),
-    ]
+    sandbox = _Sandbox(world, link_header, token, batch_limit)
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for operation in OPERATIONS:
+        by_path.setdefault(operation.path, {})[operation.method] = _endpoint(sandbox, operation)
+    api = [_route(path, endpoints) for path, endpoints in by_path.items()]
     return Starlette(
-        routes=[Mount("/v1", routes=operations), Mount("/sandbox", routes=control)],
+        routes=[Mount("/v1", routes=api), Mount("/sandbox", routes=control.routes(world)), *page.routes(world)],
         exception_handlers={HTTPException: _unrouted},
     )
 
@@ -64,66 +57,89 @@ def create_app(
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
+def _route(path: str, endpoints: Mapping[str, Endpoint]) -> Route:
+    """One route for all methods of a path, so that a 405 names them all."""
+
+    async def endpoint(request: Request) -> ASGIApp:
+        return await endpoints[request.method](request)
+
+    route = Route(path, endpoint, methods=list(endpoints))
+    route.methods = set(endpoints)  # without the HEAD that comes with every GET: Cisco's document has none
+    return route
+
+
 def _endpoint(sandbox: _Sandbox, operation: Operation) -> Endpoint:
     """Reads the request, lets the operation have its effect, makes it durable with its line in the ledger, then answers."""
 
     async def endpoint(request: Request) -> ASGIApp:
         world = sandbox.world
-        body, unreadable = await _read(request)
+        given, unreadable = await _read(request, operation)
         n = world.ledger.next_call()
         tracking_id = f"SANDBOX_{world.identity.seed[:8]}_{n}"
-        fault = sandbox.faults.take((operation.id, operation.name))
+        fault = world.faults.take((operation.id, operation.name))
+        if fault is not None and fault.delay:
+            await asyncio.sleep(fault.delay)
+        retry_after = fault.retry_after if fault else None
         try:
-            _authorize(request, sandbox.token)
-            answer = _perform(sandbox, operation, request, unreadable or body, fault)
+            answer = _perform(sandbox, operation, request, unreadable or given, fault)
         except Refusal as refusal:
             answer = Answer(refusal.status, error_body(refusal, tracking_id=tracking_id))
+            if refusal.retry_after is not None:
+                retry_after = f"{refusal.retry_after:.0f}"
         dropped = fault is not None and fault.drop
-        world.ledger.record(_call_record(n, operation, request, body, answer.status, dropped=dropped))
+        world.ledger.record(_call_record(n, operation, request, given, answer.status, dropped=dropped))
         world.commit()
-        return _cut_short if dropped else _response(sandbox, request, answer, tracking_id=tracking_id, fault=fault)
+        if dropped:
+            return _cut_short
+        return _response(sandbox, request, answer, {"trackingid": tracking_id, "retry-after": retry_after}, fault)
 
     return endpoint
 
 
 def _perform(
-    sandbox: _Sandbox, operation: Operation, request: Request, body: dict[str, Any] | Refusal, fault: Fault | None
+    sandbox: _Sandbox, operation: Operation, request: Request, given: dict[str, Any] | Refusal, fault: Fault | None
 ) -> Answer:
-    if fault is not None and fault.status:
+    caller = Caller() if operation.oauth else _authorized(sandbox, request, operation)
+    if fault is not None and fault.status and not fault.after:
         raise Refusal(fault.status, "The service is not available now.")
-    if isinstance(body, Refusal):
-        raise body
+    if isinstance(given, Refusal):
+        raise given
+    world = sandbox.world
     call = Call(
         path=request.path_params,
         query=request.query_params,
-        body=body,
-        lag=sandbox.faults.lag((operation.id, operation.name)),
+        headers=request.headers,
+        body=operation.checked(request.query_params, given),
+        caller=caller,
+        lag=max(world.faults.lag((operation.id, operation.name)), world.lag),
         batch_limit=sandbox.batch_limit,
+        site=f"{request.url.scheme}://{request.url.netloc}",
     )
-    return operation.handle(sandbox.world, call)
+    answer = operation.handle(world, call)
+    if fault is not None and fault.status:
+        raise Refusal(fault.status, "The service is not available now.")
+    return answer
 
 
-def _authorize(request: Request, token: str | None) -> None:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given.strip() or token not in (None, given.strip()):
-        raise Refusal(401, "The request requires a valid access token set in the Authorization request header.")
+def _authorized(sandbox: _Sandbox, request: Request, operation: Operation) -> Caller:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise unauthorized()
+    caller = sandbox.world.tokens.caller(token.strip(), only=sandbox.token)
+    if operation.scopes and not caller.may(*operation.scopes):
+        raise forbidden(f"One of these scopes is missing: {', '.join(operation.scopes)}.")
+    return caller
 
 
-async def _read(request: Request) -> tuple[dict[str, Any], Refusal | None]:
-    """The body, and why it cannot be used where it cannot; {} where there is none. The whole body is read, up to the limit."""
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > LONGEST_BODY:
-            return {}, Refusal(413, "The request is too large.")
-    if not raw:
-        return {}, None
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _MEDIA_TYPES:
-        return {}, Refusal(415, "The request body must be JSON.")
+async def _read(request: Request, operation: Operation) -> tuple[dict[str, Any], Refusal | None]:
+    """The body, and why it cannot be used where it cannot; {} where there is none, or where the operation has none."""
     try:
-        return msgspec.json.decode(bytes(raw), type=dict[str, Any]), None
-    except (msgspec.DecodeError, RecursionError):
-        return {}, invalid("The request body is not a JSON object.")
+        raw = await reading.read(request)
+        if operation.oauth:
+            return {name: values[-1] for name, values in reading.form(request, raw).items()}, None
+        return (reading.json_object(request, raw) if operation.body else {}), None
+    except Refusal as refusal:
+        return {}, refusal
 
 
 def _call_record(
@@ -144,18 +160,34 @@ def _call_record(
 
 
 def _response(
-    sandbox: _Sandbox, request: Request, answer: Answer, *, tracking_id: str, fault: Fault | None
+    sandbox: _Sandbox, request: Request, answer: Answer, headers: Mapping[str, str | None], fault: Fault | None
 ) -> Response:
-    headers = {"trackingid": tracking_id}
+    given = {**answer.headers, **{name: value for name, value in headers.items() if value is not None}}
     if answer.following and sandbox.link_header:
         following = request.url.remove_query_params(list(request.query_params)).include_query_params(**answer.following)
-        headers["link"] = f'<{following}>; rel="next"'
-    if fault is not None and fault.retry_after is not None:
-        headers["retry-after"] = fault.retry_after
-    if answer.body is None:
-        return Response(status_code=answer.status, headers=headers)
-    content = msgspec.json.encode(answer.body)
-    return Response(content, answer.status, headers, media_type="application/json;charset=UTF-8")
+        given["link"] = f'<{following}>; rel="next"'
+    if answer.text is not None:
+        content, media_type = answer.text.encode(), "text/plain"
+    elif answer.body is not None:
+        content, media_type = msgspec.json.encode(answer.body), _JSON
+    else:
+        return Response(status_code=answer.status, headers=given)
+    if fault is not None and fault.body:
+        content, media_type = _spoiled(content, media_type, fault.body)
+    return Response(content, answer.status, {**given, "content-type": media_type})
+
+
+def _spoiled(content: bytes, media_type: str, how: str) -> tuple[bytes, str]:
+    """What a gateway, or a bad day, makes of an answer."""
+    match how:
+        case "truncated":
+            return content[: len(content) // 2], media_type
+        case "html":
+            return b"<!DOCTYPE html><title>Gateway</title><p>Please try again.", "text/html"
+        case "huge":
+            return content + b" " * (8 * 1024 * 1024), media_type
+        case _:
+            return b"", media_type
 
 
 async def _cut_short(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -167,58 +199,5 @@ def _unrouted(_request: Request, error: Exception) -> Response:
     """404 and 405 for what the table does not have."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     body = error_body(Refusal(status, "The requested resource could not be found."), tracking_id="SANDBOX_UNROUTED")
-    headers = {"trackingid": "SANDBOX_UNROUTED", **(getattr(error, "headers", None) or {})}
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/json;charset=UTF-8")
-
-
-# -- control: for tests and for whoever tries things out; outside of /v1, no token -------------------------------------
-
-
-def _control(sandbox: _Sandbox, act: Callable[[_Sandbox, Request, dict[str, Any]], Any]) -> Endpoint:
-    async def endpoint(request: Request) -> ASGIApp:
-        body, unreadable = await _read(request)
-        try:
-            if unreadable:
-                raise unreadable
-            status, answer = 200, act(sandbox, request, body)
-        except Refusal as refusal:
-            status, answer = refusal.status, error_body(refusal, tracking_id="")
-        sandbox.world.commit()
-        return Response(msgspec.json.encode(answer), status, media_type="application/json")
-
-    return endpoint
-
-
-def _ledger(sandbox: _Sandbox, _request: Request, _body: dict[str, Any]) -> Any:
-    world = sandbox.world
-    return {**world.ledger.shown(statuses=world.statuses()), "webhooks": world.outgoing.figures()}
-
-
-def _people(sandbox: _Sandbox, _request: Request, body: dict[str, Any]) -> Any:
-    """``{"meetingId", "count", "domain"?, "spreadSeconds"?}`` → ``{"ids": […]}``."""
-    count, spread, domain = body.get("count", 1), body.get("spreadSeconds", 0), body.get("domain")
-    if type(count) is not int or not 1 <= count <= MOST_PEOPLE or type(spread) is not int or not 0 <= spread <= 10**8:
-        raise invalid(f"count is 1 to {MOST_PEOPLE}; spreadSeconds is not negative.")
-    if not isinstance(domain, str | None):
-        raise invalid("domain is a string.")
-    meeting = sandbox.world.find_series(str(body.get("meetingId", "")))
-    people = sandbox.world.register_people(meeting, count, domain=domain, spread=timedelta(seconds=spread))
-    return {"ids": [registrant.id for registrant in people]}
-
-
-def _meeting_event(sandbox: _Sandbox, request: Request, _body: dict[str, Any]) -> Any:
-    """``POST /sandbox/meetings/{meetingId}/start`` or ``/end``: the host comes or leaves."""
-    world, event = sandbox.world, request.path_params["event"]
-    acts = {"start": world.start_meeting, "end": world.end_meeting}
-    if event not in acts:
-        raise invalid("A meeting can start or end.")
-    return {"id": acts[event](world.find_series(request.path_params["meetingId"])).instance}
-
-
-def _faults(sandbox: _Sandbox, request: Request, body: dict[str, Any]) -> Any:
-    """POST adds one, DELETE clears all."""
-    if request.method == "DELETE":
-        sandbox.faults.clear()
-    else:
-        sandbox.faults.add(Fault.from_body(body))
-    return {}
+    headers = {"trackingid": "SANDBOX_UNROUTED", **(getattr(error, "headers", None) or {}), "content-type": _JSON}
+    return Response(msgspec.json.encode(body), status, headers)

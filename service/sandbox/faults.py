@@ -9,37 +9,83 @@ from typing import Any
 
 from service.sandbox.refusals import invalid
 
+#: What can happen to the body of an answer; to a webhook.
+BODIES = ("truncated", "html", "empty", "huge")
+WEBHOOKS = ("lose", "duplicate", "late", "reorder")
+
+#: Longest latency in seconds.
+LONGEST = 600.0
+
 
 @dataclass(frozen=True)
 class Fault:
     """``times`` answers of ``operation`` (an operationId, its short name, or ``*``) go wrong.
 
-    With ``status`` the call is refused and has no effect; with ``drop`` it has its effect and the answer is cut short.
-    ``lag`` ages what reads show and does not wear off.
+    With ``status`` the call is refused: before its effect, or ``after`` it. With ``drop`` it has its effect and the answer is
+    cut short; ``body`` spoils the answer's body; ``delay`` is a latency in seconds. ``lag`` ages what reads show and does not
+    wear off. ``webhook``: what happens to the next webhooks whose event is ``operation``, ``seconds`` late.
     """
 
     operation: str
     times: int
     status: int = 0
     retry_after: str | None = None
+    after: bool = False
     drop: bool = False
+    body: str = ""
+    delay: float = 0.0
     lag: timedelta = timedelta(0)
+    webhook: str = ""
+    seconds: float = 0.0
 
     @classmethod
     def from_body(cls, body: dict[str, Any]) -> Fault:
-        """``{"operation", "dropResponse": n}``, ``{…, "status", "times", "retryAfter"}`` or ``{…, "lagSeconds"}``."""
-        operation, retry_after = str(body.get("operation", "*")), body.get("retryAfter")
+        """What ``POST /sandbox/faults`` takes.
+
+        ``{"operation", "times"?, "status"?, "retryAfter"?, "afterEffect"?, "delaySeconds"?, "body"?}``, of which one of status,
+        delaySeconds and body is needed; ``{"operation", "dropResponse": n}``; ``{"operation", "lagSeconds"}``;
+        ``{"webhook": "lose" | "duplicate" | "late" | "reorder", "event"?, "times"?, "seconds"?}``.
+        """
         try:
-            if "lagSeconds" in body:
-                return cls(operation, times=1, lag=timedelta(seconds=float(body["lagSeconds"])))
-            if "dropResponse" in body:
-                return cls(operation, times=int(body["dropResponse"]), drop=True)
-            status, times = int(body["status"]), int(body.get("times", 1))
+            fault = _read(body)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise invalid("A fault has dropResponse, status or lagSeconds, each a number.") from error
-        if not 400 <= status <= 599:
+            raise invalid("A fault has dropResponse, status, delaySeconds, body, lagSeconds or webhook.") from error
+        fault._check()
+        return fault
+
+    def _check(self) -> None:
+        if self.status and not 400 <= self.status <= 599:
             raise invalid("status must be an error.")
-        return cls(operation, times, status=status, retry_after=None if retry_after is None else str(retry_after))
+        if not (0 <= self.delay <= LONGEST and 0 <= self.seconds <= LONGEST):
+            raise invalid(f"delaySeconds and seconds are 0 to {LONGEST:.0f}.")
+        if self.body not in ("", *BODIES):
+            raise invalid(f"body is one of {', '.join(BODIES)}.")
+        if self.webhook not in ("", *WEBHOOKS):
+            raise invalid(f"webhook is one of {', '.join(WEBHOOKS)}.")
+
+
+def _read(body: dict[str, Any]) -> Fault:
+    operation, times = str(body.get("operation", "*")), int(body.get("times", 1))
+    if "webhook" in body:
+        seconds = float(body.get("seconds", 1.0))
+        return Fault(str(body.get("event", "*")), times, webhook=str(body["webhook"]) or "?", seconds=seconds)
+    if "lagSeconds" in body:
+        return Fault(operation, times=1, lag=timedelta(seconds=float(body["lagSeconds"])))
+    if "dropResponse" in body:
+        return Fault(operation, times=int(body["dropResponse"]), drop=True)
+    if not {"status", "delaySeconds", "body"} & body.keys():
+        raise KeyError("status")
+    retry_after = body.get("retryAfter")
+    status = int(body["status"]) if "status" in body else 0
+    return Fault(
+        operation,
+        times,
+        status=status if "status" not in body or status else -1,
+        retry_after=None if retry_after is None else str(retry_after),
+        after=body.get("afterEffect") is True,
+        body=str(body.get("body", "")),
+        delay=float(body.get("delaySeconds", 0.0)),
+    )
 
 
 class Faults:
@@ -58,9 +104,17 @@ class Faults:
 
     def take(self, names: Iterable[str]) -> Fault | None:
         """The fault that hits this call, used up once; None where the call goes well."""
+        return self._take(names, webhook=False)
+
+    def take_webhook(self, event: str) -> Fault | None:
+        """What goes wrong with this webhook, used up once."""
+        return self._take((event,), webhook=True)
+
+    def _take(self, names: Iterable[str], *, webhook: bool) -> Fault | None:
         wanted = {*names, "*"}
         for i, fault in enumerate(self._due):
-            if fault.operation in wanted and not fault.lag and fault.times > 0:
+            fits = fault.operation in wanted and bool(fault.webhook) is webhook
+            if fits and not fault.lag and fault.times > 0:
                 self._due[i] = replace(fault, times=fault.times - 1)
                 return fault
         return None

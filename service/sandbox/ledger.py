@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from service.sandbox.documents import Documents
-from service.sandbox.records import CallRecord, Effects, RegistrantRecord, Tally
+from service.sandbox.records import CallRecord, Effects, MeetingEffects, RegistrantRecord, Tally
 
 #: Calls kept one by one; tallies go on for ever.
 CALLS_KEPT = 10_000
@@ -24,6 +24,7 @@ class Ledger:
         self._calls = deque(calls, maxlen=CALLS_KEPT)
         self._tallies = documents.read("tally", Tally)
         self._effects = documents.read("effects", Effects)
+        self._meetings = documents.read("meeting effects", MeetingEffects)
 
     def next_call(self) -> int:
         """The number of a call that has just come in, from 1."""
@@ -47,8 +48,18 @@ class Ledger:
         self._effects[registrant.id] = msgspec.structs.replace(effects, **changed)
         self._documents.put("effects", registrant.id, self._effects[registrant.id])
 
-    def forget(self, registrant_ids: Iterable[str]) -> None:
+    def affect_meeting(self, meeting_id: str, counter: str, *, mail: bool = False) -> None:
+        """Something was done to a meeting: one more in ``counter``, and a mail because of it where ``mail``."""
+        effects = self._meetings.get(meeting_id) or MeetingEffects()
+        outbox = {**effects.outbox, counter: effects.outbox.get(counter, 0) + 1} if mail else effects.outbox
+        changed: dict[str, Any] = {counter: getattr(effects, counter) + 1, "outbox": outbox}
+        self._meetings[meeting_id] = msgspec.structs.replace(effects, **changed)
+        self._documents.put("meeting effects", meeting_id, self._meetings[meeting_id])
+
+    def forget(self, meeting_id: str, registrant_ids: Iterable[str]) -> None:
         """Drop the effects of these."""
+        self._meetings.pop(meeting_id, None)
+        self._documents.put("meeting effects", meeting_id, None)
         for registrant_id in registrant_ids:
             self._effects.pop(registrant_id, None)
             self._documents.put("effects", registrant_id, None)
@@ -58,6 +69,7 @@ class Ledger:
         return {
             "calls": [msgspec.to_builtins(call) for call in self._calls],
             "tallies": {key: tally.count for key, tally in self._tallies.items()},
+            "meetings": {id_: msgspec.to_builtins(effects) for id_, effects in self._meetings.items()},
             "effects": {id_: _shown(effects, statuses.get(id_, "deleted")) for id_, effects in self._effects.items()},
         }
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from service.sandbox.documents import Documents
 from service.sandbox.records import Notification
 
-#: Webhooks kept for delivery; beyond this the oldest is given up, as Webex promises no delivery.
+#: Webhooks kept for each address; beyond this the oldest is given up, as Webex promises no delivery.
 KEPT = 1_000
 
 
@@ -26,18 +25,32 @@ class Outgoing:
         """``listener`` is called whenever something may have to be delivered."""
         self._documents.listen(listener)
 
-    def add(self, event: str, meeting_id: str, data: Mapping[str, Any]) -> None:
-        """One more to be told."""
-        n = self._documents.count(notifications=1).notifications
-        self._keep(Notification(n=n, event=event, meeting=meeting_id, data=dict(data)))
-        if len(self._waiting) > KEPT:
-            self.give_up(next(iter(self._waiting.values())))
+    def add(self, notification: Notification) -> None:
+        """One more to be told; its number is given here. Whatever waits for its follower comes after it."""
+        self._append(notification)
+        for waiting in [
+            entry for entry in self._waiting.values() if entry.swapped and _lane(entry) == _lane(notification)
+        ]:
+            if not notification.swapped:
+                self._dismiss(waiting)
+                self._append(msgspec.structs.replace(waiting, swapped=False))
+        same = [entry for entry in self._waiting.values() if entry.hook == notification.hook]
+        if len(same) > KEPT:
+            self.give_up(same[0])
 
-    def heads(self) -> Sequence[Notification]:
-        """The oldest one of each meeting: a meeting's webhooks go out one after the other."""
-        heads: dict[str, Notification] = {}
+    def _append(self, notification: Notification) -> None:
+        n = self._documents.count(notifications=1).notifications
+        self._keep(msgspec.structs.replace(notification, n=n))
+
+    def heads(self, *, default: bool = True) -> Sequence[Notification]:
+        """The oldest one of each lane: what is about one meeting goes out one after the other to each address.
+
+        ``default``: whether there is an address for those that belong to no registered webhook.
+        """
+        heads: dict[tuple[str, str, int], Notification] = {}
         for notification in self._waiting.values():
-            heads.setdefault(notification.meeting, notification)
+            if not notification.swapped and (notification.hook or default):
+                heads.setdefault((*_lane(notification), notification.n if notification.late else 0), notification)
         return tuple(heads.values())
 
     def delivered(self, notification: Notification) -> None:
@@ -54,6 +67,10 @@ class Outgoing:
     def give_up(self, notification: Notification) -> None:
         """It will not be tried again: lost, as with Webex."""
         self._documents.count(failed=1)
+        self._dismiss(notification)
+
+    def skip(self, notification: Notification) -> None:
+        """Somebody else is told already."""
         self._dismiss(notification)
 
     def figures(self) -> dict[str, int]:
@@ -73,3 +90,7 @@ class Outgoing:
     def _dismiss(self, notification: Notification) -> None:
         self._waiting.pop(notification.n, None)
         self._documents.put("notification", str(notification.n), None)
+
+
+def _lane(notification: Notification) -> tuple[str, str]:
+    return notification.hook, notification.meeting

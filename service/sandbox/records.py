@@ -11,9 +11,12 @@ from typing import Any
 
 import msgspec
 
+HOST_EMAIL = "host@example.com"
+SITE_URL = "example.webex.com"
+
 
 class Stage(enum.StrEnum):
-    """Where the one occurrence of a meeting stands."""
+    """Where a meeting stands. A series with occurrences to come is ``scheduled`` again after each of them."""
 
     SCHEDULED = "scheduled"
     IN_PROGRESS = "inProgress"
@@ -42,13 +45,41 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         """A UUID: equal for the same seed, kind and number."""
         return str(uuid.UUID(hex=self.digest(kind, n)))
 
-    def public_id(self, kind: str, *, region: str = "us") -> str:
+    def public_id(self, kind: str, n: int = 0, *, region: str = "us") -> str:
         """The base64 form in which Webex shows people, organisations and webhooks (``ciscospark://us/PEOPLE/…``)."""
-        return base64.b64encode(f"ciscospark://{region}/{kind}/{self.uuid(kind)}".encode()).decode().rstrip("=")
+        type_ = kind.partition("/")[0]
+        path = f"{kind}/{self.uuid(kind)}" if n == 0 else f"{type_}/{self.uuid(kind, n)}"
+        return base64.b64encode(f"ciscospark://{region}/{path}".encode()).decode().rstrip("=")
+
+    @property
+    def organization(self) -> str:
+        """The id of the organisation to which everything belongs that was not done for another one."""
+        return self.public_id("ORGANIZATION")
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """A meeting that is or was held; ``end`` is None while it is in progress."""
+
+    id: str
+    occurrence: str
+    start: datetime
+    end: datetime | None = None
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One occurrence of a recurring series that differs from it."""
+
+    settings: dict[str, Any]
+    start: datetime
+    end: datetime
 
 
 class MeetingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A series with one occurrence. ``settings`` are the fields that were given, by Webex's names."""
+    """A series. ``settings`` are the fields that were given, by Webex's names; ``start`` and ``end`` of its first occurrence.
+
+    ``org``: the organisation of whoever scheduled it, "" for the world's own. ``before`` is the meeting as it was until
+    ``changed``: what a lagging read still shows. ``modified`` and ``cancelled`` go by the ids of occurrences.
+    """
 
     id: str
     n: int
@@ -57,17 +88,49 @@ class MeetingRecord(msgspec.Struct, frozen=True, kw_only=True):
     end: datetime
     created: datetime
     stage: Stage = Stage.SCHEDULED
-    instance: str = ""
+    org: str = ""
+    host: str = HOST_EMAIL
+    app: str = ""
+    instances: tuple[Instance, ...] = ()
+    modified: dict[str, Change] = {}
+    cancelled: tuple[str, ...] = ()
+    changed: datetime | None = None
+    before: MeetingRecord | None = None
 
     @property
     def occurrence(self) -> str:
-        """The id of the scheduled occurrence."""
-        return f"{self.id}_{self.start:%Y%m%dT%H%M%SZ}"
+        """The id of the first scheduled occurrence."""
+        return occurrence_id(self.id, self.start)
+
+    @property
+    def instance(self) -> str:
+        """The id of the instance that is or was held last, "" where there was none."""
+        return self.instances[-1].id if self.instances else ""
 
     @property
     def registration(self) -> dict[str, Any] | None:
         """The registration form, or None where nobody can register."""
         return self.settings.get("registration")
+
+    @property
+    def number(self) -> str:
+        """The meeting number."""
+        return f"{2_550_000_000 + self.n}"
+
+    @property
+    def web_link(self) -> str:
+        """The page with information about the meeting."""
+        return f"https://{SITE_URL}/{SITE_URL.partition('.')[0]}/j.php?MTID=m{self.id}"
+
+    @property
+    def password(self) -> str:
+        """The meeting's password."""
+        return str(self.settings.get("password", "sandbox-password"))
+
+
+def occurrence_id(series: str, start: datetime) -> str:
+    """``<series>_<yyyymmddThhmmssZ>``."""
+    return f"{series}_{start:%Y%m%dT%H%M%SZ}"
 
 
 class RegistrantRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +167,18 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
     outbox: dict[str, int] = {}
 
 
+class MeetingEffects(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done to one meeting, counted; ``links`` are those of ``/meetings/join``; ``outbox`` as of :class:`Effects`."""
+
+    created: int = 0
+    updated: int = 0
+    started: int = 0
+    ended: int = 0
+    deleted: int = 0
+    links: int = 0
+    outbox: dict[str, int] = {}
+
+
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One API call that was answered. ``registrants`` is how many ids, e-mails or forms its body held."""
 
@@ -118,13 +193,109 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook to be delivered: ``data`` is the thin object; ``attempts`` were made and not answered 2xx."""
+    """A webhook to be delivered: ``data`` is the thin object; ``attempts`` were made and not answered 2xx.
+
+    ``hook``: the registration for which it is, "" for the address that whoever runs the sandbox has named. ``meeting``: what
+    it is about; notifications of one hook about the same thing keep their order, except one that is ``late`` by seconds
+    or ``swapped`` with its follower.
+    """
 
     n: int
     event: str
     meeting: str
     data: dict[str, Any]
     attempts: int = 0
+    resource: str = "meetings"
+    org: str = ""
+    hook: str = ""
+    late: float = 0.0
+    swapped: bool = False
+
+
+class WebhookRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook that somebody registered. ``failures``: when its latest attempts failed; ``disabled``: since when."""
+
+    id: str
+    n: int
+    name: str
+    target_url: str
+    resource: str
+    event: str
+    created: datetime
+    filter: str = ""
+    secret: str = ""
+    owned_by: str = "creator"
+    org: str = ""
+    owner: str = HOST_EMAIL
+    app: str = ""
+    active: bool = True
+    failures: tuple[datetime, ...] = ()
+    disabled: datetime | None = None
+
+
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An access or refresh token that was issued here. ``scopes`` None: all; ``app``: the Service App whose it is."""
+
+    kind: str
+    expires: datetime
+    org: str = ""
+    scopes: tuple[str, ...] | None = None
+    app: str = ""
+    email: str = HOST_EMAIL
+    client: str = ""
+
+
+class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest of a Service App."""
+
+    n: int
+    subject: str
+    name: str
+
+
+class LinkRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A link into a meeting, for its host or for somebody else."""
+
+    meeting: str
+    host: bool
+    expires: datetime
+
+
+class ClockRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """``shown`` was shown at the moment ``real``; since then time passes ``speed`` times as fast."""
+
+    real: datetime
+    shown: datetime
+    speed: float = 1.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What the control route ``/sandbox/limits`` sets; seconds.
+
+    ``licence``: meetings of one organisation that may be in progress at once. ``meetings_per_day``: what one organisation
+    may schedule in 24 hours. ``lag``: how far behind all reads are. ``rotate_refresh_tokens``: each refresh gives a new
+    refresh token and ends the old one.
+    """
+
+    licence: int | None = None
+    meetings_per_day: int | None = None
+    lag_seconds: float = 0.0
+    access_token_seconds: int = 1_209_599
+    refresh_token_seconds: int = 7_776_000
+    guest_token_seconds: int = 64_799
+    rotate_refresh_tokens: bool = False
+
+
+class Unauthorized(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation that has withdrawn its consent to a Service App."""
+
+    since: datetime
+
+
+class Attempts(msgspec.Struct, frozen=True, kw_only=True):
+    """When an organisation last tried to schedule meetings."""
+
+    moments: tuple[datetime, ...] = ()
 
 
 class Counters(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +309,10 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     delivered: int = 0
     failed: int = 0
+    instances: int = 0
+    webhooks: int = 0
+    tokens: int = 0
+    guests: int = 0
 
 
 class Tally(msgspec.Struct, frozen=True):

@@ -10,11 +10,13 @@ from service.core.errors import EventProcessorError
 class Refusal(EventProcessorError):
     """An API call that is answered with ``status`` and an error body."""
 
-    def __init__(self, status: int, message: str, description: str = "") -> None:
+    def __init__(self, status: int, message: str, description: str = "", *, retry_after: float | None = None) -> None:
+        """``retry_after`` in seconds."""
         super().__init__(message)
         self.status = status
         self.message = message
         self.description = description or message
+        self.retry_after = retry_after
 
 
 def error_body(refusal: Refusal, *, tracking_id: str) -> dict[str, Any]:

@@ -12,29 +12,18 @@ from service.sandbox.refusals import invalid
 
 DEFAULT_WINDOW = timedelta(days=7)
 LONGEST_WINDOW = timedelta(days=90)
-DEFAULT_MAX = 10
-LARGEST_MAX = 100
 
 _REQUIRED = ("firstName", "lastName", "email")
-_ADDRESS = ("address1", "address2", "city", "state", "countryRegion")
-_TEXTS = (*_REQUIRED, "jobTitle", "companyName", *_ADDRESS, "workPhone", "fax", "sourceId")
-_FORM = {*_TEXTS, "zipCode", "customizedQuestions"}
-_ORDERS = {"firstName", "lastName", "status", "email"}
 
 
-def form(given: object) -> dict[str, Any]:
-    """The fields of a registration form that Webex keeps. Raises Refusal where a required one is missing."""
-    if not isinstance(given, dict):
-        raise invalid("A registrant must be an object.")
+def form(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a registration that Webex keeps. Raises Refusal where a required one is missing or is no address."""
     for name in _REQUIRED:
         if not given.get(name):
             raise invalid(f"{name} is required.")
-    for name in _TEXTS:
-        if not isinstance(given.get(name, ""), str):
-            raise invalid(f"{name} must be a string.")
     if "@" not in given["email"]:
         raise invalid("email is not an e-mail address.")
-    return {name: value for name, value in given.items() if name in _FORM}
+    return {name: value for name, value in given.items() if name != "sendEmail"}
 
 
 def shown(registrant: RegistrantRecord, *, changed_before: datetime) -> dict[str, Any]:
@@ -75,14 +64,6 @@ def _moment(query: Mapping[str, str], name: str) -> datetime | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise invalid(f"{name} is not a date and time in ISO 8601.") from error
-
-
-def page_size(query: Mapping[str, str]) -> int:
-    """``max``: 10 by default, 1 to 100."""
-    text = query.get("max", str(DEFAULT_MAX))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= LARGEST_MAX:
-        raise invalid(f"max must be between 1 and {LARGEST_MAX}.")
-    return int(text)
 
 
 @dataclass(frozen=True)
@@ -127,18 +108,15 @@ class Query:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Query:
-        """Raises Refusal: ``emails`` is required, the others are enumerations."""
-        emails = body.get("emails")
-        if not isinstance(emails, list) or not emails or not all(isinstance(email, str) for email in emails):
+        """Raises Refusal (400) without a single address."""
+        if not body["emails"]:
             raise invalid("emails is required.")
-        status, order_by, order_type = (body.get(name) for name in ("status", "orderBy", "orderType"))
-        if status not in (None, *Status) or order_by not in (None, *_ORDERS) or order_type not in (None, "ASC", "DESC"):
-            raise invalid("status, orderBy or orderType has a value that is not known.")
+        status = body.get("status")
         return cls(
-            emails=frozenset(email.casefold() for email in emails),
+            emails=frozenset(email.casefold() for email in body["emails"]),
             status=Status(status) if status else None,
-            order_by=order_by or "registrationTime",
-            descending=order_type == "DESC",
+            order_by=body.get("orderBy", "registrationTime"),
+            descending=body.get("orderType") == "DESC",
         )
 
     def answer(self, registrants: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -43,6 +43,16 @@ async def run_simulation(
         await sleep(step(world, pace))
 
 
+async def run_clock(
+    world: World, *, interval: float = 0.25, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> None:
+    """Start and end meetings when their time comes, for ever; looks every ``interval`` seconds of real time."""
+    while True:
+        if world.advance():
+            world.commit()
+        await sleep(interval)
+
+
 def step(world: World, pace: Pace) -> float:
     """Do one thing, durably. Returns the seconds until the next."""
     world.advance()
@@ -71,7 +81,7 @@ def _wants_meeting(world: World, pace: Pace, *, taking: bool) -> bool:
 
 def _takes_people(world: World, meeting: MeetingRecord, pace: Pace) -> bool:
     taking = meeting.registration is not None and meeting.stage is Stage.SCHEDULED
-    return taking and len(world.registrants(meeting)) < _capacity(meeting, pace)
+    return taking and len(world.registry.of(meeting)) < _capacity(meeting, pace)
 
 
 def _capacity(meeting: MeetingRecord, pace: Pace) -> int:
@@ -95,7 +105,7 @@ def schedule(world: World, pace: Pace, chance: random.Random) -> MeetingRecord:
 
 
 def _register(world: World, pace: Pace, meeting: MeetingRecord) -> None:
-    world.register_people(meeting, 1)
+    world.registry.register_people(meeting, 1)
     if world.counters.registered % pace.update_every == 0:
         _update(world, meeting)
 

@@ -1,4 +1,4 @@
-"""The simulated Webex itself: its meetings and who registered, and the rules of both.
+"""The simulated Webex itself: its meetings, and everything else that it knows.
 
 No I/O but through its documents. Methods that change something take effect in memory at once; ``commit`` makes all changes
 since the last one durable together and only then logs them. A request is answered after its commit, never before.
@@ -6,8 +6,12 @@ since the last one durable together and only then logs them. A request is answer
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import itertools
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,16 +19,45 @@ from typing import Any
 import msgspec
 
 from service.core.identifiers import is_series, series_of
-from service.sandbox import meetings, people, registrants
+from service.sandbox import meetings
+from service.sandbox.clock import Clock
 from service.sandbox.documents import Documents
+from service.sandbox.faults import Faults
+from service.sandbox.guests import Guests, Links
 from service.sandbox.ledger import Ledger
+from service.sandbox.meetings import Occurrence
 from service.sandbox.outgoing import Outgoing
-from service.sandbox.records import Counters, Identity, MeetingRecord, RegistrantRecord, Stage, Status
-from service.sandbox.refusals import Refusal, invalid, not_found
+from service.sandbox.records import (
+    Attempts,
+    Change,
+    Counters,
+    Identity,
+    Instance,
+    Limits,
+    MeetingRecord,
+    Notification,
+    Stage,
+)
+from service.sandbox.refusals import Refusal, not_found
+from service.sandbox.registry import Registry
 from service.sandbox.store import Store
+from service.sandbox.tokens import Caller, Tokens, forbidden
+from service.sandbox.webhooks import Webhooks
 
-#: approve, reject, cancel → the status after it.
-VERBS = {"approve": Status.APPROVED, "reject": Status.REJECTED, "cancel": Status.PENDING}
+
+@dataclass(frozen=True)
+class Host:
+    """For whose meetings a call is: the caller's own, or those of ``email`` where the caller may act for others."""
+
+    caller: Caller
+    email: str = ""
+
+    @property
+    def address(self) -> str:
+        """Whose meetings these are. Raises Refusal (403) for somebody else's without the scope."""
+        if self.email and self.email.casefold() != self.caller.email.casefold() and not self.caller.administers:
+            raise forbidden("hostEmail needs an admin scope.")
+        return (self.email or self.caller.email).casefold()
 
 
 class World:
@@ -32,12 +65,21 @@ class World:
 
     def __init__(self, documents: Documents, *, now: Callable[[], datetime], seed: str | None = None) -> None:
         """Goes on with what is stored; a fresh world takes its identity from ``seed``, else from chance."""
-        self.now = now
+        self.now = Clock(documents, now)
         self._documents = documents
         self.identity = next(iter(documents.read("identity", Identity).values()), None) or self._begin(seed)
+        self.limits = documents.read("limits", Limits).get("", Limits())
+        self._attempts = documents.read("attempts", Attempts)
+        self.faults = Faults()
         self.ledger = Ledger(documents)
         self.outgoing = Outgoing(documents)
-        self._load()
+        self.webhooks = Webhooks(documents, self.identity, now=self.now)
+        self.tokens = Tokens(documents, self.identity, now=self.now, limits=lambda: self.limits)
+        self.guests = Guests(documents, self.identity, self.tokens)
+        self.links = Links(documents, self.identity, now=self.now)
+        self.registry = Registry(documents, self.identity, self.ledger, now=self.now)
+        stored = documents.read("meeting", MeetingRecord).values()
+        self._meetings = {meeting.id: meeting for meeting in sorted(stored, key=lambda meeting: meeting.n)}
 
     @classmethod
     def open(cls, path: Path | None, *, now: Callable[[], datetime], seed: str | None = None) -> World:
@@ -63,222 +105,288 @@ class World:
         self.commit()
         return identity
 
-    def _load(self) -> None:
-        stored = self._documents.read("meeting", MeetingRecord).values()
-        self._meetings = {meeting.id: meeting for meeting in sorted(stored, key=lambda meeting: meeting.n)}
-        self._registrants: dict[str, dict[str, RegistrantRecord]] = {id_: {} for id_ in self._meetings}
-        self._emails: dict[str, set[str]] = {id_: set() for id_ in self._meetings}
-        people_stored = self._documents.read("registrant", RegistrantRecord).values()
-        for registrant in sorted(people_stored, key=lambda registrant: registrant.n):
-            self._keep(registrant)
+    @property
+    def lag(self) -> timedelta:
+        """How far behind all reads are."""
+        return timedelta(seconds=self.limits.lag_seconds)
 
-    # -- meetings ----------------------------------------------------------------------------------------------------
+    def set_limits(self, limits: Limits) -> None:
+        """From now on."""
+        self.limits = limits
+        self._documents.put("limits", "", limits)
+
+    def take_quota(self, org: str) -> None:
+        """One more attempt to schedule a meeting. Raises Refusal (429) beyond the limit of a day; refused ones count too."""
+        limit = self.limits.meetings_per_day
+        if limit is None:
+            return
+        now = self.now()
+        recent = [moment for moment in self._attempts.get(org, Attempts()).moments if now - moment < timedelta(days=1)]
+        self._attempts[org] = Attempts(moments=tuple([*recent, now][-limit - 1 :]))
+        self._documents.put("attempts", org, self._attempts[org])
+        if len(recent) >= limit:
+            wait = timedelta(days=1) - (now - recent[0])
+            raise Refusal(429, "Too many meetings were scheduled within 24 hours.", retry_after=wait.total_seconds())
+
+    # -- which meeting -----------------------------------------------------------------------------------------------
 
     def meetings(self) -> Sequence[MeetingRecord]:
         """All of them, oldest first."""
         return tuple(self._meetings.values())
 
-    def find_meeting(self, meeting_id: str) -> MeetingRecord:
-        """By the id of the series, of its occurrence or of its instance. Raises Refusal (404)."""
+    def hosted(self, host: Host, *, everybody: bool = False) -> Sequence[MeetingRecord]:
+        """Those of one host, or of ``everybody`` in the organisation. Raises Refusal (403)."""
+        address = host.address
+        mine = [meeting for meeting in self._meetings.values() if meeting.org == host.caller.org]
+        return [meeting for meeting in mine if everybody or meeting.host.casefold() == address]
+
+    def find_meeting(self, meeting_id: str, host: Host | None = None) -> MeetingRecord:
+        """By the id of the series, of an occurrence or of an instance. Raises Refusal: 404, 403 for a host's address."""
         meeting = self._meetings.get(series_of(meeting_id) or "")
-        if meeting is None:
+        if meeting is None or not _is_of(meeting, host):
             raise not_found("The meeting could not be found.")
         return meeting
 
-    def find_series(self, meeting_id: str) -> MeetingRecord:
+    def find_series(self, meeting_id: str, host: Host | None = None) -> MeetingRecord:
         """By the id of the series alone: 400 for any other id, 404 for one that is not known."""
         if not is_series(meeting_id):
-            raise Refusal(400, f"Meeting ID '{meeting_id[:80]}' is not allowed for this API.")
-        return self.find_meeting(meeting_id)
+            raise not_allowed(meeting_id)
+        return self.find_meeting(meeting_id, host)
 
-    def create_meeting(self, body: Mapping[str, Any]) -> MeetingRecord:
-        """Schedule one; ``meetings.created`` will be told. Raises Refusal (400)."""
+    def find_occurrence(self, meeting: MeetingRecord, meeting_id: str) -> Occurrence | None:
+        """The occurrence of that id; None for the id of the series itself. Raises Refusal: 400 for an instance, 404."""
+        if is_series(meeting_id):
+            return None
+        if "_I_" in meeting_id:
+            raise not_allowed(meeting_id)
+        for occurrence in meetings.occurrences(meeting):
+            if occurrence.id.casefold() == meeting_id.casefold():
+                return occurrence
+        raise not_found("The meeting could not be found.")
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    def create_meeting(self, body: Mapping[str, Any], host: Host | None = None) -> MeetingRecord:
+        """Schedule one; ``meetings.created`` will be told. Raises Refusal (400, 403)."""
+        host = host or Host(Caller())
         settings = meetings.new_settings(body)
         start, end = meetings.times(body, now=self.now())
         n = self._documents.count(meetings=1).meetings
         meeting = MeetingRecord(
-            id=self.identity.digest("meeting", n), n=n, settings=settings, start=start, end=end, created=self.now()
+            id=self.identity.digest("meeting", n),
+            n=n,
+            settings=settings,
+            start=start,
+            end=end,
+            created=self.now(),
+            org=host.caller.org,
+            host=host.address,
+            app=host.caller.app,
         )
-        self._registrants[meeting.id], self._emails[meeting.id] = {}, set()
-        self._settle_meeting(meeting, "created")
-        return meeting
+        return self._settle(meeting, "created", mail=body.get("sendEmail", True))
 
-    def update_meeting(self, meeting_id: str, body: Mapping[str, Any]) -> MeetingRecord:
-        """Change the fields given; ``meetings.updated`` will be told, whether or not anything differs. Raises Refusal."""
-        meeting = self.find_meeting(meeting_id)
-        if meeting_id not in (meeting.id, meeting.occurrence):
-            raise Refusal(400, f"Meeting ID '{meeting_id[:80]}' is not allowed for this API.")
+    def update_meeting(
+        self, meeting_id: str, body: Mapping[str, Any], host: Host | None = None
+    ) -> tuple[MeetingRecord, Occurrence | None]:
+        """Change the fields given, of a series or of one occurrence of a recurring one.
+
+        ``meetings.updated`` will be told, whether or not anything differs. Raises Refusal.
+        """
+        meeting = self.find_meeting(meeting_id, host)
+        occurrence = self.find_occurrence(meeting, meeting_id)
         if meeting.stage is Stage.IN_PROGRESS:
             raise Refusal(400, "Meeting is in progress.")
-        settings = meetings.patched_settings(meeting.settings, body)
-        start, end = meetings.times(body, now=self.now(), current=meeting)
+        if occurrence is not None and "recurrence" in meeting.settings:
+            changed = self._changed_occurrence(meeting, occurrence, body)
+        else:
+            changed = self._changed_series(meeting, body)
         self._documents.count(updates=1)
-        return self._settle_meeting(
-            msgspec.structs.replace(meeting, settings=settings, start=start, end=end), "updated"
-        )
+        settled = self._settle(changed, "updated", mail=body.get("sendEmail", True))
+        if occurrence is None:
+            return settled, None
+        return settled, next((o for o in meetings.occurrences(settled) if o.id == occurrence.id), None)
 
-    def delete_meeting(self, meeting_id: str) -> None:
-        """Remove one with its registrants; ``meetings.deleted`` will be told. What was done to them stays in the ledger."""
-        meeting = self.find_meeting(meeting_id)
-        self._remove(meeting)
-        self._tell("deleted", meeting)
+    def _changed_series(self, meeting: MeetingRecord, body: Mapping[str, Any]) -> MeetingRecord:
+        settings = meetings.changed_settings(meeting.settings, body)
+        start, end = meetings.times(body, now=self.now(), current=(meeting.start, meeting.end))
+        same = (start, end, settings.get("recurrence")) == (
+            meeting.start,
+            meeting.end,
+            meeting.settings.get("recurrence"),
+        )
+        kept = meeting if same else msgspec.structs.replace(meeting, modified={}, cancelled=())
+        stage = Stage.SCHEDULED if end > self.now() and not same else meeting.stage
+        return msgspec.structs.replace(kept, settings=settings, start=start, end=end, stage=stage)
+
+    def _changed_occurrence(
+        self, meeting: MeetingRecord, occurrence: Occurrence, body: Mapping[str, Any]
+    ) -> MeetingRecord:
+        settings = meetings.changed_settings(occurrence.settings, {k: v for k, v in body.items() if k != "recurrence"})
+        start, end = meetings.times(body, now=self.now(), current=(occurrence.start, occurrence.end))
+        ids = [each.id for each in meetings.occurrences(meeting)]
+        place = ids.index(occurrence.id)
+        others = list(meetings.occurrences(meeting))
+        before, after = others[:place], others[place + 1 :]
+        if (before and start < before[-1].end) or (after and end > after[0].start):
+            raise Refusal(400, "An occurrence cannot be moved across another one of its series.")
+        change = Change(settings=settings, start=start, end=end)
+        return msgspec.structs.replace(meeting, modified={**meeting.modified, occurrence.id: change})
+
+    def delete_meeting(self, meeting_id: str, host: Host | None = None, *, mail: bool = False) -> None:
+        """Remove one with its registrants, or one occurrence; ``meetings.deleted`` will be told. Effects stay in the ledger."""
+        meeting = self.find_meeting(meeting_id, host)
+        occurrence = self.find_occurrence(meeting, meeting_id)
+        self.ledger.affect_meeting(meeting.id, "deleted", mail=mail)
+        if occurrence is not None and len(list(meetings.occurrences(meeting))) > 1:
+            modified = {id_: change for id_, change in meeting.modified.items() if id_ != occurrence.id}
+            cancelled = (*meeting.cancelled, occurrence.id)
+            self._keep(msgspec.structs.replace(meeting, modified=modified, cancelled=cancelled))
+        else:
+            self._remove(meeting)
+        self._tell_meeting("deleted", meeting)
 
     def forget_meeting(self, meeting: MeetingRecord) -> None:
         """Remove one without a word, effects included: Webex deletes old meetings by itself."""
-        self.ledger.forget(self._registrants[meeting.id])
-        self._remove(meeting)
+        self.ledger.forget(meeting.id, self._remove(meeting))
 
-    def _remove(self, meeting: MeetingRecord) -> None:
-        del self._meetings[meeting.id], self._emails[meeting.id]
+    def _remove(self, meeting: MeetingRecord) -> Sequence[str]:
+        del self._meetings[meeting.id]
         self._documents.put("meeting", meeting.id, None)
-        for registrant in self._registrants.pop(meeting.id):
-            self._documents.put("registrant", registrant, None)
+        return self.registry.close(meeting)
+
+    def set_registration(self, meeting: MeetingRecord, form: Mapping[str, Any] | None) -> MeetingRecord:
+        """The form from now on; None: nobody can register any more. Whether Webex tells of it is not known: it is not told."""
+        settings = {name: value for name, value in meeting.settings.items() if name != "registration"}
+        if form is not None:
+            settings["registration"] = dict(form)
+        changed = msgspec.structs.replace(meeting, settings=settings)
+        self._keep(changed)
+        return changed
+
+    # -- held --------------------------------------------------------------------------------------------------------
 
     def start_meeting(self, meeting: MeetingRecord) -> MeetingRecord:
-        """Its instance begins now; ``meetings.started`` will be told. Raises Refusal (400) where it has begun already."""
-        if meeting.stage is not Stage.SCHEDULED:
+        """An instance begins now; ``meetings.started`` will be told. Raises Refusal: 400 in progress already, 403 licence."""
+        if meeting.stage is Stage.IN_PROGRESS:
             raise Refusal(400, "The meeting has been started already.")
-        instance = f"{meeting.id}_I_{int(self.identity.digest('instance', meeting.n)[:14], 16)}"
-        return self._settle_meeting(
-            msgspec.structs.replace(meeting, stage=Stage.IN_PROGRESS, instance=instance), "started"
+        if self.limits.licence is not None and self.in_progress(meeting.org) >= self.limits.licence:
+            raise Refusal(403, "The licence does not allow another meeting at the same time.")
+        current = meetings.current_occurrence(meeting, now=self.now())
+        n = self._documents.count(instances=1).instances
+        instance = Instance(
+            id=f"{meeting.id}_I_{int(self.identity.digest('instance', n)[:14], 16)}",
+            occurrence=current.id if current else meeting.occurrence,
+            start=self.now(),
         )
+        instances = (*meeting.instances, instance)
+        return self._settle(msgspec.structs.replace(meeting, stage=Stage.IN_PROGRESS, instances=instances), "started")
 
     def end_meeting(self, meeting: MeetingRecord) -> MeetingRecord:
         """Its instance is over; ``meetings.ended`` will be told. Raises Refusal (400) where it is not in progress."""
         if meeting.stage is not Stage.IN_PROGRESS:
             raise Refusal(400, "The meeting is not in progress.")
-        return self._settle_meeting(msgspec.structs.replace(meeting, stage=Stage.ENDED), "ended")
+        last = msgspec.structs.replace(meeting.instances[-1], end=self.now())
+        to_come = [o for o in meetings.occurrences(meeting) if o.end > self.now() and o.id != last.occurrence]
+        stage = Stage.SCHEDULED if to_come else Stage.ENDED
+        instances = (*meeting.instances[:-1], last)
+        return self._settle(msgspec.structs.replace(meeting, stage=stage, instances=instances), "ended")
 
-    def advance(self) -> None:
-        """Start and end what the clock says."""
-        now = self.now()
+    def in_progress(self, org: str) -> int:
+        """How many meetings of an organisation are."""
+        return sum(m.org == org and m.stage is Stage.IN_PROGRESS for m in self._meetings.values())
+
+    def advance(self) -> int:
+        """Start and end what the clock says, and count that.
+
+        Hosts come in time; a Service App's meetings wait for somebody with the link.
+        """
+        now, told = self.now(), self.counters.notifications
         for meeting in self.meetings():
-            begun = (
-                self.start_meeting(meeting) if meeting.stage is Stage.SCHEDULED and meeting.start <= now else meeting
-            )
-            if begun.stage is Stage.IN_PROGRESS and begun.end <= now:
+            begun = meeting
+            if meeting.stage is Stage.SCHEDULED and not meeting.app and _is_due(meeting, now=now):
+                with contextlib.suppress(Refusal):
+                    begun = self.start_meeting(meeting)
+            if begun.stage is Stage.IN_PROGRESS and _has_run_out(begun, now=now):
                 self.end_meeting(begun)
+        return self.counters.notifications - told
 
-    def _settle_meeting(self, meeting: MeetingRecord, event: str) -> MeetingRecord:
-        self._meetings[meeting.id] = meeting
-        self._documents.put("meeting", meeting.id, meeting)
-        self._tell(event, meeting)
-        return meeting
+    # -- telling -----------------------------------------------------------------------------------------------------
 
-    def _tell(self, event: str, meeting: MeetingRecord) -> None:
-        self.outgoing.add(event, meeting.id, meetings.thin_object(meeting, self.identity, event=event))
+    def tell(self, resource: str, event: str, about: str, data: Mapping[str, Any], *, org: str = "") -> None:
+        """Queue the webhooks of one event: for every registration that hears of it, and one for the address of the sandbox."""
+        fault = self.faults.take_webhook(event)
+        kind = fault.webhook if fault else ""
+        if kind == "lose":
+            return
+        hooks = ("", *(hook.id for hook in self.webhooks.hearing(resource, event, data, org=org)))
+        for hook in hooks * (2 if kind == "duplicate" else 1):
+            self.outgoing.add(
+                Notification(
+                    n=0,
+                    event=event,
+                    meeting=about,
+                    data=dict(data),
+                    resource=resource,
+                    org=org,
+                    hook=hook,
+                    late=fault.seconds if fault and kind == "late" else 0.0,
+                    swapped=kind == "reorder",
+                )
+            )
+
+    def organization(self, org: str) -> str:
+        """The public id of an organisation; "" is the world's own."""
+        return org or self.identity.organization
+
+    def own(self, organization: str) -> str:
+        """How the world keeps a public id of an organisation: "" for its own."""
+        return "" if organization == self.identity.organization else organization
+
+    def _settle(self, meeting: MeetingRecord, event: str, *, mail: bool = False) -> MeetingRecord:
+        kept = self._keep(meeting)
+        self.ledger.affect_meeting(meeting.id, event, mail=mail)
+        self._tell_meeting(event, kept)
+        return kept
+
+    def _keep(self, meeting: MeetingRecord) -> MeetingRecord:
+        known = self._meetings.get(meeting.id)
+        before = None if known is None else msgspec.structs.replace(known, before=None)
+        kept = msgspec.structs.replace(meeting, before=before, changed=self.now())
+        self._meetings[meeting.id] = kept
+        self._documents.put("meeting", meeting.id, kept)
+        return kept
+
+    def _tell_meeting(self, event: str, meeting: MeetingRecord) -> None:
+        data = meetings.thin_object(meeting, self.identity, event=event, org=_uuid(self.organization(meeting.org)))
+        self.tell("meetings", event, meeting.id, data, org=meeting.org)
         self._documents.note(f"sandbox.meeting_{event}", meeting_id=meeting.id)
 
-    # -- registrants -------------------------------------------------------------------------------------------------
 
-    def registrants(self, meeting: MeetingRecord) -> Sequence[RegistrantRecord]:
-        """Those of one meeting, in the order in which they came. Raises Refusal (400) where nobody can register."""
-        if meeting.registration is None:
-            raise Refusal(400, "Registration is not enabled for this meeting.")
-        return tuple(self._registrants[meeting.id].values())
-
-    def find_registrant(self, meeting: MeetingRecord, registrant_id: str) -> RegistrantRecord:
-        """Raises Refusal (404)."""
-        registrant = self._registrants[meeting.id].get(registrant_id)
-        if registrant is None:
-            raise not_found("The registrant could not be found.")
-        return registrant
-
-    def register(
-        self, meeting: MeetingRecord, form: Mapping[str, Any], *, mail: bool = False, ago: timedelta = timedelta(0)
-    ) -> RegistrantRecord:
-        """Register one, ``ago`` before now; ``mail``: tell them. Raises Refusal: 400 for a form, 409 for a known address."""
-        self.check_room(meeting, [form])
-        n = self._documents.count(registered=1).registered
-        status = (
-            Status.APPROVED if meeting.registration and meeting.registration["autoAcceptRequest"] else Status.PENDING
-        )
-        moment = (self.now() - ago).replace(microsecond=0)
-        registrant = RegistrantRecord(
-            id=self.identity.uuid("registrant", n),
-            n=n,
-            meeting=meeting.id,
-            form=dict(form),
-            status=status,
-            registered=moment,
-            previous=status,
-            changed=moment,
-        )
-        self._keep(registrant)
-        self._documents.put("registrant", registrant.id, registrant)
-        self.ledger.affect(registrant, mail="registered" if mail else "")
-        self._documents.note("sandbox.registered", meeting_id=meeting.id, registrant_id=registrant.id)
-        return registrant
-
-    def register_people(
-        self, meeting: MeetingRecord, count: int, *, domain: str | None = None, spread: timedelta = timedelta(0)
-    ) -> Sequence[RegistrantRecord]:
-        """That many invented people, at once or as if over the last ``spread``. Raises Refusal."""
-        first = self.counters.registered + 1
-        forms = [people.invent(n, seed=self.identity.seed, domain=domain) for n in range(first, first + count)]
-        self.check_room(meeting, forms)
-        return [self.register(meeting, form, ago=spread * (count - i) / count) for i, form in enumerate(forms, 1)]
-
-    def check_room(self, meeting: MeetingRecord, forms: Sequence[Mapping[str, Any]]) -> None:
-        """All of ``forms`` can register, or Refusal: no registration, meeting over, full, or an address known already."""
-        if meeting.registration is None or meeting.stage is Stage.ENDED:
-            raise Refusal(400, "Registration is not enabled for this meeting.")
-        capacity = meeting.registration.get("maxRegisterNum")
-        if isinstance(capacity, int) and len(self._registrants[meeting.id]) + len(forms) > capacity:
-            raise Refusal(400, "The maximum number of registrants has been reached.")
-        emails = [str(form["email"]).casefold() for form in forms]
-        if len(set(emails)) < len(emails) or not self._emails[meeting.id].isdisjoint(emails):
-            raise Refusal(409, "Some users in the list have been registered.")
-
-    def change_status(
-        self, meeting: MeetingRecord, verb: str, ids: Sequence[str], *, send_email: bool
-    ) -> Sequence[RegistrantRecord]:
-        """approve, reject or cancel. Ids that are not known are passed over: nothing tells the caller, as a 204 cannot."""
-        known = self._registrants[meeting.id]
-        changed = [self._change(known[id_], verb, send_email=send_email) for id_ in ids if id_ in known]
-        self._documents.note("sandbox.batch_taken", verb=verb, meeting_id=meeting.id, registrants=len(changed))
-        return changed
-
-    def _change(self, registrant: RegistrantRecord, verb: str, *, send_email: bool) -> RegistrantRecord:
-        after = msgspec.structs.replace(registrant, status=VERBS[verb], previous=registrant.status, changed=self.now())
-        if after.status is registrant.status:
-            counter, after = "repeated", registrant
-        elif registrant.status is Status.PENDING:
-            counter = str(after.status)
-        else:
-            counter = "cancelled" if after.status is Status.PENDING else "other"
-        self._registrants[registrant.meeting][registrant.id] = after
-        self._documents.put("registrant", registrant.id, after)
-        self.ledger.affect(registrant, counter, mail=verb if send_email else "")
-        return after
-
-    def delete_registrants(self, meeting: MeetingRecord, ids: Iterable[str]) -> None:
-        """Remove those that are known; what was done to them stays in the ledger."""
-        for id_ in ids:
-            registrant = self._registrants[meeting.id].pop(id_, None)
-            if registrant is not None:
-                self._emails[meeting.id].discard(registrant.email)
-                self._documents.put("registrant", id_, None)
-
-    def _keep(self, registrant: RegistrantRecord) -> None:
-        self._registrants[registrant.meeting][registrant.id] = registrant
-        self._emails[registrant.meeting].add(registrant.email)
-
-    def statuses(self) -> Mapping[str, str]:
-        """Every registrant there is, with the status."""
-        return {r.id: str(r.status) for those in self._registrants.values() for r in those.values()}
-
-    def view(self, registrant: RegistrantRecord, *, lag: timedelta = timedelta(0)) -> dict[str, Any]:
-        """A registrant as lists show it; a change younger than ``lag`` is not visible yet."""
-        return registrants.shown(registrant, changed_before=self.now() - lag)
+def not_allowed(meeting_id: str) -> Refusal:
+    """400 for an id of the wrong kind, in Webex's words."""
+    return Refusal(400, f"Meeting ID '{meeting_id[:80]}' is not allowed for this API.")
 
 
-def batch_ids(body: Mapping[str, Any], *, limit: int) -> Sequence[str]:
-    """``registrants: [{"id"}]`` of approve, reject, cancel and bulkDelete. Raises Refusal (400)."""
-    entries = body.get("registrants")
-    if not isinstance(entries, list) or not 1 <= len(entries) <= limit:
-        raise invalid(f"registrants must hold 1 to {limit} entries.")
-    ids = [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
-    if not all(isinstance(id_, str) and id_ for id_ in ids):
-        raise invalid("Every registrant has an id.")
-    return [str(id_) for id_ in ids]
+def _is_of(meeting: MeetingRecord, host: Host | None) -> bool:
+    return host is None or (meeting.org == host.caller.org and meeting.host.casefold() == host.address)
+
+
+def _is_due(meeting: MeetingRecord, *, now: datetime) -> bool:
+    """The latest occurrence that should have begun was not held."""
+    due = list(itertools.takewhile(lambda occurrence: occurrence.start <= now, meetings.occurrences(meeting)))
+    return bool(due) and all(instance.occurrence != due[-1].id for instance in meeting.instances)
+
+
+def _has_run_out(meeting: MeetingRecord, *, now: datetime) -> bool:
+    held = meeting.instances[-1]
+    ends = [occurrence.end for occurrence in meetings.occurrences(meeting) if occurrence.id == held.occurrence]
+    return (ends[0] if ends else meeting.end) <= now
+
+
+def _uuid(organization: str) -> str:
+    """The last part of a public id: ``data.orgId`` is a bare UUID in Cisco's sample."""
+    try:
+        padded = organization + "=" * (-len(organization) % 4)
+        return base64.b64decode(padded, validate=True).decode().rpartition("/")[2]
+    except ValueError:
+        return organization

@@ -52,15 +52,16 @@ def client_of(world: World, *, authorized: bool = True, **options: Any) -> httpx
 
 
 def meeting_body(*, now: datetime = START, title: str = "Partner briefing", **more: Any) -> dict[str, Any]:
-    """A meeting with registration in a day."""
+    """A meeting with registration in a day; None for a field leaves it out."""
     start = now + timedelta(days=1)
-    return {
+    body = {
         "title": title,
         "start": start.isoformat(),
         "end": (start + timedelta(hours=1)).isoformat(),
         "registration": {"autoAcceptRequest": False},
         **more,
     }
+    return {name: value for name, value in body.items() if value is not None}
 
 
 async def schedule(client: httpx.AsyncClient, **more: Any) -> str:

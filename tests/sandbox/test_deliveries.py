@@ -46,11 +46,17 @@ class Receiver:
         return [(body["event"], body["data"]["id"]) for body in bodies]
 
     @contextlib.asynccontextmanager
-    async def told(self, world: World, **options: Any) -> AsyncIterator[None]:
-        """Deliveries run from ``world`` to this receiver meanwhile."""
+    async def address(self) -> AsyncIterator[str]:
+        """Where it listens."""
         app = Starlette(routes=[Route("/hook", self.endpoint, methods=["POST"])])
         async with running(app) as base_url:
-            task = asyncio.create_task(Deliveries(f"{base_url}/hook", SECRET, **options).run(world))
+            yield f"{base_url}/hook"
+
+    @contextlib.asynccontextmanager
+    async def told(self, world: World, **options: Any) -> AsyncIterator[None]:
+        """Deliveries run from ``world`` to this receiver meanwhile."""
+        async with self.address() as url:
+            task = asyncio.create_task(Deliveries(url, SECRET, **options).run(world))
             try:
                 yield
             finally:

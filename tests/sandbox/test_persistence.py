@@ -98,9 +98,46 @@ async def test_a_file_opened_again_is_the_same_world(tmp_path: Path) -> None:
     assert after[1]["calls"][: len(before[1]["calls"])] == before[1]["calls"]
 
 
+async def test_everything_else_is_the_same_too(tmp_path: Path) -> None:
+    """Webhooks, guests, tokens, links, limits, occurrences, instances and the clock survive."""
+    reads = (
+        "/v1/webhooks",
+        "/v1/guests/count",
+        "/sandbox/limits",
+        "/sandbox/clock",
+        "/v1/meetings?meetingType=meeting",
+    )
+    hook = {"name": "Hook", "targetUrl": "http://127.0.0.1:9/", "resource": "meetings", "event": "all", "secret": "x"}
+    with opened(tmp_path / "sandbox.db") as world:
+        async with client_of(world) as client:
+            await client.post("/v1/webhooks", json=hook)
+            await client.post("/v1/guests/token", json={"subject": "a", "displayName": "Ada"})
+            await client.post("/sandbox/limits", json={"licence": 2, "meetingsPerDay": 3})
+            await client.post("/sandbox/clock", json={"advanceSeconds": 3600, "speed": 0})
+            pair = (await client.post("/sandbox/tokens", json={"scopes": ["guest-issuer:read"]})).json()
+            series = await schedule(client, recurrence="FREQ=DAILY;COUNT=3", registration=None)
+            second = f"/v1/meetings/{series}_20260112T090000Z"
+            await client.patch(second, json={"title": "Other"})
+            links = (await client.post("/v1/meetings/join", json={"meetingId": series, "joinDirectly": False})).json()
+            await client.get(links["startLink"])
+            before = [(await client.get(path)).text for path in (*reads, second, links["joinLink"])]
+    with opened(tmp_path / "sandbox.db") as world:
+        async with client_of(world) as client:
+            assert [(await client.get(path)).text for path in (*reads, second, links["joinLink"])] == before
+            headers = {"authorization": f"Bearer {pair['access_token']}"}
+            assert (await client.get("/v1/guests/count", headers=headers)).status_code == 200
+            assert (await client.get("/v1/meetings", headers=headers)).status_code == 403
+            statuses = [(await client.post("/v1/meetings", json=meeting_body())).status_code for _ in range(3)]
+            assert statuses == [200, 200, 429]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
+        pytest.param(
+            "/v1/webhooks", {"name": "Hook", "targetUrl": "http://x/", "resource": "rooms", "event": "all"}, id="hook"
+        ),
+        pytest.param("/v1/guests/token", {"subject": "a", "displayName": "Ada"}, id="a guest"),
         pytest.param("/v1/meetings", meeting_body(), id="an operation"),
         pytest.param("/v1/meetings", {}, id="a refused operation"),
         pytest.param("/sandbox/people", {"count": 2}, id="people"),
@@ -112,9 +149,9 @@ async def test_what_was_answered_is_in_the_file(tmp_path: Path, path: str, body:
         async with client_of(world) as client:
             series = await schedule(client)
             await client.post(path, json={**body, "meetingId": series})
-            answered = [len(world.meetings()), world.statuses(), world.ledger.shown(statuses={})]
+            answered = [len(world.meetings()), world.registry.statuses(), world.ledger.shown(statuses={})]
     with opened(tmp_path / "sandbox.db") as world:
-        assert [len(world.meetings()), world.statuses(), world.ledger.shown(statuses={})] == answered
+        assert [len(world.meetings()), world.registry.statuses(), world.ledger.shown(statuses={})] == answered
 
 
 async def test_what_was_not_committed_never_happened(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.sandbox.people import invent
-from service.sandbox.simulation import Pace, run_simulation, step
+from service.sandbox.simulation import Pace, run_clock, run_simulation, step
 from service.sandbox.world import World
-from tests.sandbox.simulated import Clock, opened
+from tests.sandbox.simulated import Clock, meeting_body, opened
 
 SMALL = Pace(people_per_meeting=5, update_every=4, meetings=3, people=8)
 
 
 def figures(world: World) -> list[tuple[str, int]]:
     """Each meeting with the number of its registrants."""
-    return [(meeting.id, len(world.registrants(meeting))) for meeting in world.meetings()]
+    return [(meeting.id, len(world.registry.of(meeting))) for meeting in world.meetings()]
 
 
 def lived(steps: int, *, pace: Pace = SMALL) -> list[tuple[str, int]]:
@@ -38,7 +38,7 @@ def test_the_first_thing_is_a_meeting_and_then_people_come() -> None:
         assert meeting.registration is not None
         delays = [step(world, SMALL) for _ in range(4)]
         assert all(SMALL.fastest <= delay <= SMALL.slowest for delay in delays)
-        assert len(world.registrants(meeting)) == 4
+        assert len(world.registry.of(meeting)) == 4
 
 
 def test_it_is_the_same_every_time() -> None:
@@ -112,6 +112,25 @@ async def test_it_lives_until_it_is_cancelled() -> None:
         assert world.counters.registered == 5
 
 
+async def test_the_clock_is_looked_at() -> None:
+    """Without a simulation too, meetings start and end when their time comes."""
+    clock, looks = Clock(), 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal looks
+        assert seconds == 0.25
+        looks += 1
+        clock.advance(hours=12)
+        if looks == 4:
+            raise asyncio.CancelledError
+
+    with opened(clock=clock) as world:
+        meeting = world.create_meeting(meeting_body())
+        with pytest.raises(asyncio.CancelledError):
+            await run_clock(world, sleep=sleep)
+        assert world.find_meeting(meeting.id).stage == "ended"
+
+
 def test_nothing_personal_is_logged() -> None:
     """Over a long life the log has ids and counts, and no address, name or title."""
     clock = Clock()
@@ -119,7 +138,7 @@ def test_nothing_personal_is_logged() -> None:
         for _ in range(40):
             step(world, SMALL)
             clock.advance(hours=1)
-        forms = [r.form for meeting in world.meetings() for r in world.registrants(meeting)]
+        forms = [r.form for meeting in world.meetings() for r in world.registry.of(meeting)]
         private = {form[name] for form in forms for name in ("firstName", "lastName", "email")}
         titles = {meeting.settings["title"] for meeting in world.meetings()}
     assert {"sandbox.meeting_created", "sandbox.registered", "sandbox.meeting_updated"} <= {
