@@ -19,9 +19,12 @@ import uvloop
 
 from service.bus.kafka_admin import kafka_admin
 from service.bus.topics import TopicReport, apply, plan, standard
+from service.cli.api.verbs import verbs_of
+from service.cli.auth import auth_app
 from service.cli.clock import utc_now
 from service.cli.dev import DEV_SETTINGS, dev_secret_file, run_dev
 from service.cli.examples import Command, Group
+from service.cli.guests import guests_app
 from service.cli.roles import serve_processor, serve_receiver
 from service.cli.sandbox import serve_sandbox
 from service.cli.secret_files import read_secret, read_secrets
@@ -52,7 +55,7 @@ _ABOUT = """Webex webhooks: verified, never lost, turned into CloudEvents, and a
 
 Settings come from the environment (WEBEX_EVENTS_…), from .env and from the YAML file that WEBEX_EVENTS_CONFIG names.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 4 temporarily not possible.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 refused by Webex, 4 temporarily not possible.
 """
 
 app = typer.Typer(
@@ -64,7 +67,8 @@ app = typer.Typer(
         "webex-events serve receiver              the public endpoint\n"
         "webex-events serve processor             decide about registrants by the policy\n"
         "webex-events topics plan                 what `topics apply` would do to Kafka\n"
-        "webex-events policy check policy.yaml    what is wrong with a policy, with line and column"
+        "webex-events policy check policy.yaml    what is wrong with a policy, with line and column\n"
+        "webex-events registrants list MEETING_ID every operation of Webex's API by hand"
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -102,6 +106,12 @@ app.add_typer(serve_app, name="serve")
 app.add_typer(topics_app, name="topics")
 app.add_typer(signature_app, name="signature")
 app.add_typer(policy_app, name="policy")
+app.add_typer(verbs_of("meetings"), name="meetings")
+app.add_typer(verbs_of("registrants"), name="registrants")
+app.add_typer(verbs_of("registration"), name="registration")
+app.add_typer(verbs_of("webhooks"), name="webhooks")
+app.add_typer(guests_app, name="guests")
+app.add_typer(auth_app, name="auth")
 
 
 @app.command(

@@ -22,8 +22,9 @@ from service.cli.sandbox import simulated_webex
 from service.cli.secret_files import LiveSecrets, read_secret
 from service.cli.serving import Stop, beside
 from service.cli.trigger import TRIGGERED
+from service.core.organizations import ONLY_ORGANIZATION
 from service.sandbox.world import World
-from service.settings import Settings
+from service.settings import Settings, Webex
 from service.telemetry.metrics import Metrics
 from service.webex.tokens import StaticToken
 
@@ -48,7 +49,7 @@ async def run_dev(settings: Settings, stop: Stop) -> None:
         webex = await enter(simulated_webex(settings, token=None, stop=stop))
         api = f"{webex.address}/v1"
         settings = _for_dev(settings, webex=api)
-        await enter(processing(settings, bus, metrics, policy, StaticToken(_TOKEN), stop=stop))
+        await enter(processing(settings, bus, metrics, policy, {ONLY_ORGANIZATION: StaticToken(_TOKEN)}, stop=stop))
         private = await enter(private_listener(settings, bus, metrics, ready=bus.can_store))
         await enter(beside(live.watch(), stop=stop))
         public = await enter(public_listener(settings, bus, metrics, live))
@@ -65,9 +66,8 @@ def _for_dev(settings: Settings, *, webex: str) -> Settings:
     """``settings`` with the sandbox as Webex, and a quick sweep where nobody chose another one."""
     sweep = settings.sweep
     quick = sweep if "interval" in sweep.model_fields_set else sweep.model_copy(update={"interval": SWEEP_INTERVAL})
-    return settings.model_copy(
-        update={"sweep": quick, "webex": settings.webex.model_copy(update={"base_url": webex, "allow_http": True})}
-    )
+    own = Webex(base_url=webex, allow_http=True)  # and none of the real credentials
+    return settings.model_copy(update={"sweep": quick, "webex": own})
 
 
 def demo_policy() -> Path:

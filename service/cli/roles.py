@@ -6,30 +6,33 @@ import contextlib
 import random
 import secrets as chance
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
-from pathlib import Path
 
 import structlog
 
 from service.cli.buses import Bus, opened_bus
 from service.cli.clock import utc_now
+from service.cli.credentials import credentials, tenants
 from service.cli.policy_file import LivePolicy
-from service.cli.secret_files import LiveSecrets, read_secret
+from service.cli.secret_files import LiveSecrets
 from service.cli.serving import Stop, beside, bound, running, serving, url_of
 from service.controllers.backlog import Backlog
 from service.controllers.ledger import Ledger
+from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.processor import Processor
-from service.controllers.registrants import RegistrantsController
+from service.controllers.registrants import RegistrantsController, Task
 from service.controllers.sweep import Intervals, Sweep
 from service.receiver.app import create_app as receiver_app
-from service.settings import Settings, require_secrets, require_token
+from service.settings import Settings, require_secrets
 from service.telemetry.admin import create_app as admin_app
 from service.telemetry.metrics import Metrics
 from service.webex.api import WebexApi
-from service.webex.client import WebexClient, Wiring
-from service.webex.tokens import Credentials, FileToken, RefreshingToken, StaticToken, TokenSource
+from service.webex.client import Wiring
+from service.webex.rate import Budget
+from service.webex.tenant import Tenant
+from service.webex.tokens import Credential
 
 #: The topic that the processors consume.
 WORK = "work"
@@ -52,14 +55,16 @@ async def serve_receiver(settings: Settings, stop: Stop) -> None:
 
 async def serve_processor(settings: Settings, stop: Stop) -> None:
     """Look, decide, act, verify: until ``stop``. Raises SettingsError, PolicyError, JournalError."""
-    token = token_source(settings)
+    found = credentials(settings)
     policy = LivePolicy(settings.policy.file)
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         bus = await stack.enter_async_context(opened_bus(settings, stop=stop, spool=False))
-        await stack.enter_async_context(processing(settings, bus, metrics, policy, token, stop=stop))
+        await stack.enter_async_context(processing(settings, bus, metrics, policy, found, stop=stop))
         await stack.enter_async_context(private_listener(settings, bus, metrics, ready=lambda: not stop.is_set()))
-        structlog.get_logger().info("processor.started", policy=policy().version, bus=settings.bus)
+        structlog.get_logger().info(
+            "processor.started", policy=policy().version, bus=settings.bus, organizations=len(found)
+        )
         await stop.wait()
         structlog.get_logger().info("processor.stopping")
 
@@ -74,6 +79,7 @@ async def public_listener(settings: Settings, bus: Bus, metrics: Metrics, live: 
         receiver=socket.gethostname(),
         now=utc_now,
         observe=metrics,
+        organizations=settings.webex.known,
     )
     metrics.watch_publisher(healthy=bus.healthy, journal_rows=bus.waiting)
     host, port = settings.receiver.host, settings.receiver.port
@@ -95,26 +101,40 @@ async def private_listener(
 
 @contextlib.asynccontextmanager
 async def processing(
-    settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolicy, token: TokenSource, *, stop: Stop
+    settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolicy, found: Mapping[str, Credential], *, stop: Stop
 ) -> AsyncIterator[None]:
-    """The processor at work; when it ends by itself, ``stop`` is set and its error is raised at the end."""
-    webex = settings.webex
+    """The processor at work, with a credential for each organisation; when it ends by itself, ``stop`` is set and its error
+    is raised at the end.
+    """
     wiring = Wiring(
         traceparent=lambda: structlog.contextvars.get_contextvars().get("traceparent"),
         observe=metrics.webex_called,
     )
-    async with WebexClient(webex.base_url, token, allow_http=webex.allow_http, wiring=wiring) as client:
-        processor = _processor(settings, bus, metrics, policy, WebexApi(client))
+    async with tenants(settings, found, wiring) as opened:
+        for key, tenant in opened.items():
+            _watch_budget(metrics, key, tenant.client.budget)
+        processor = _processor(settings, bus, metrics, policy, opened)
         async with beside(policy.watch(), stop=stop), running(processor.run(stop), stop=stop):
             yield
 
 
-def _processor(settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolicy, webex: WebexApi) -> Processor:
+def _watch_budget(metrics: Metrics, key: str, budget: Budget) -> None:
+    metrics.watch_webex(
+        key,
+        rate=lambda: budget.state().rate,
+        throttled_for=lambda: budget.throttled_for,
+        circuit_open=lambda: budget.state().circuit_open,
+    )
+
+
+def _processor(
+    settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolicy, opened: Mapping[str, Tenant]
+) -> Processor:
     instance = _instance(settings)
     ledger = Ledger(reader=bus.reader, publisher=bus.publisher)
     ownership = Ownership(ledger, instance=instance, now=utc_now)
     controller = RegistrantsController(
-        webex=webex,
+        webex=lambda task: _calls(opened, task),
         ledger=ledger,
         ownership=ownership,
         policy=policy,
@@ -132,6 +152,7 @@ def _processor(settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolic
         ledger=ledger,
         ownership=ownership,
         controller=controller,
+        organizations=OrganizationsController(tenants=opened, ledger=ledger, backlog=backlog, observer=metrics),
         backlog=backlog,
         sweep=Sweep(ledger=ledger, backlog=backlog, intervals=intervals, now=utc_now),
         observer=metrics,
@@ -147,25 +168,6 @@ def _instance(settings: Settings) -> str:
     return settings.kafka.instance_id or f"{socket.gethostname()}-{chance.token_hex(4)}"
 
 
-def token_source(settings: Settings) -> TokenSource:
-    """The credential of the settings. Raises SettingsError."""
-    require_token(settings)
-    webex = settings.webex
-    if webex.token is not None:
-        return StaticToken(webex.token.get_secret_value())
-    if webex.token_file is not None:
-        return FileToken(webex.token_file)
-    return RefreshingToken(
-        Credentials(
-            client_id=webex.client_id or "",
-            client_secret=_text_of(webex.client_secret_file),
-            refresh_token=_text_of(webex.refresh_token_file),
-            token_url=f"{webex.base_url}/access_token",
-            allow_http=webex.allow_http,
-        ),
-        persist=settings.journal.path / "webex-grant.json",
-    )
-
-
-def _text_of(file: Path | None) -> str:
-    return read_secret(file).decode() if file else ""
+def _calls(opened: Mapping[str, Tenant], task: Task) -> WebexApi:
+    tenant = opened[task.place.organization]
+    return tenant.sweeping if task.swept else tenant.api

@@ -18,7 +18,7 @@ from service.cli.serving import Stop, beside, bound, serving, url_of
 from service.core.errors import Problem, SettingsError
 from service.sandbox.app import create_app
 from service.sandbox.deliveries import Deliveries
-from service.sandbox.simulation import Pace, run_simulation
+from service.sandbox.simulation import Pace, run_clock, run_simulation
 from service.sandbox.world import World
 from service.settings import Settings, require_secrets
 
@@ -29,8 +29,8 @@ class SimulatedWebex:
 
     world: World
     address: str
-    #: Deliver webhooks to this address, signed with this secret.
-    delivering: Callable[[str, bytes], AbstractAsyncContextManager[None]]
+    #: Deliver webhooks: those that were registered, and to this address, signed with this secret.
+    delivering: Callable[[str | None, bytes], AbstractAsyncContextManager[None]]
     #: Let people register, at the pace of the settings.
     living: Callable[[], AbstractAsyncContextManager[None]]
 
@@ -41,8 +41,7 @@ async def serve_sandbox(settings: Settings, stop: Stop, *, target: str | None) -
     token = settings.webex.token.get_secret_value() if settings.webex.token else None
     async with contextlib.AsyncExitStack() as stack:
         webex = await stack.enter_async_context(simulated_webex(settings, token=token, stop=stop))
-        if target is not None:
-            await stack.enter_async_context(webex.delivering(target, secret))
+        await stack.enter_async_context(webex.delivering(target, secret))
         await stack.enter_async_context(webex.living())
         structlog.get_logger().info("sandbox.started", webex=f"{webex.address}/v1", webhooks_to=target)
         await stop.wait()
@@ -73,10 +72,11 @@ async def simulated_webex(settings: Settings, *, token: str | None, stop: Stop) 
 
 @contextlib.asynccontextmanager
 async def _living(world: World, pace: float, *, stop: Stop) -> AsyncIterator[None]:
-    if pace == 0:
-        yield
-        return
-    async with beside(run_simulation(world, Pace(fastest=pace / 2, slowest=pace * 1.5)), stop=stop):
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(beside(run_clock(world), stop=stop))
+        if pace > 0:
+            simulation = run_simulation(world, Pace(fastest=pace / 2, slowest=pace * 1.5))
+            await stack.enter_async_context(beside(simulation, stop=stop))
         yield
 
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.commands import app
+from service.webex.operations import OPERATIONS
 from tests.cli.program import refusal, run
 
 COMMANDS = [
@@ -26,6 +27,10 @@ COMMANDS = [
     ["signature", "verify"],
     ["policy"],
     ["policy", "check"],
+    ["auth", "check"],
+    ["guests", "sponsor"],
+    *([group] for group in ("meetings", "registrants", "registration", "webhooks", "guests", "auth")),
+    *([{"applications": "auth"}.get(op.resource, op.resource), op.verb] for op in OPERATIONS),
 ]
 
 
