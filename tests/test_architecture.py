@@ -100,6 +100,7 @@ VALUE_CALLS = frozenset(
         ),
         *(
             "NewType",
+            "TypedDict",
             "TypeVar",
             "ParamSpec",
             "MappingProxyType",
@@ -115,7 +116,7 @@ VALUE_CALLS = frozenset(
 #: Methods of constants: what they do to a text or a mapping is a value again.
 VALUE_METHODS = frozenset({"encode", "items", "join", "keys", "split", "values"})
 #: ... and in ``cli``, where commands are declared.
-DECLARING_CALLS = frozenset({"typer.Typer", "typer.Option", "typer.Argument", "add_typer"})
+DECLARING_CALLS = frozenset({"typer.Typer", "typer.Option", "typer.Argument", "add_typer", "verbs_of"})
 
 
 @dataclass(frozen=True)
@@ -319,8 +320,8 @@ def _builds_a_value(source: Source, call: ast.Call) -> bool:
     last = name.rpartition(".")[2]
     if name in VALUE_CALLS or (last in VALUE_METHODS and last != name):
         return True
-    if part_of(source.module) == "cli":
-        return name in DECLARING_CALLS or last in DECLARING_CALLS
+    if part_of(source.module) == "cli" and (name in DECLARING_CALLS or last in DECLARING_CALLS):
+        return True
     in_core = part_of(source.module) == "core"  # a class of core can only be a value
     return name in _frozen_classes(source) or (in_core and last[:1].isupper())
 

@@ -61,10 +61,8 @@ def test_brokers_die_with_a_harness_that_is_killed(kafka: Cluster, tmp_path: Pat
         pid, folder = harness.stdout.readline().split()
         harness.kill()
     end_leftovers(tmp_path)
-    assert subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, check=False).stdout.strip() in {
-        b"",
-        b"Z",
-    }
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, check=False).stdout.strip()
+    assert shown[:1] in {b"", b"Z"}  # a zombie may have flags behind its letter
     assert not Path(folder).exists()
 
 
