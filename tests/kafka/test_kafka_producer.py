@@ -152,6 +152,7 @@ async def test_stop_is_bounded_with_kafka_dead(kafka_clusters: ClusterFactory, t
     async with producing(cluster, topic_prefix, timing=timing) as producer:
         await send_all(producer, [numbered("k", 0)])
         getattr(cluster.brokers[0], fault)()
+        await asyncio.sleep(0.5)  # a signal takes a moment, in which the broker may still answer
         pending = producer.send(numbered("k", 1))
         started = time.monotonic()
         await producer.stop(timeout=1)
