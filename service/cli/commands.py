@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import httpx
 import structlog
@@ -23,6 +23,7 @@ from service.cli.api.verbs import verbs_of
 from service.cli.auth import auth_app
 from service.cli.clock import utc_now
 from service.cli.dev import DEV_SETTINGS, dev_secret_file, run_dev
+from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.guests import guests_app
 from service.cli.roles import serve_processor, serve_receiver
@@ -41,9 +42,6 @@ from service.core.errors import (
 )
 from service.settings import Settings, load, require_kafka
 from service.telemetry.logging import configure
-
-#: Exit codes that scripts rely on: done, failed, wrong usage or settings, temporarily not possible.
-FAILED, WRONG, NOT_NOW = 1, 2, 4
 
 #: Bytes that are read of a file or of stdin: more than any of them can have.
 LONGEST_INPUT = 2 << 20
@@ -200,9 +198,9 @@ def trigger(
         body = notification(what, series=meeting, now=utc_now(), data=fields_of(data))
         status = send(url, body, secret=_secrets(settings)[0])
     except (ValueError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        _end(str(error), WRONG)
+        end(str(error), WRONG)
     except httpx.TransportError as error:
-        _end(f"Nobody answered at {url} ({type(error).__name__}). Is `webex-events dev` running?", NOT_NOW)
+        end(f"Nobody answered at {url} ({type(error).__name__}). Is `webex-events dev` running?", NOT_NOW)
     typer.echo(f"{what} about meeting {meeting}: answered {status}")
     raise typer.Exit(0 if 200 <= status < 300 else FAILED)
 
@@ -238,7 +236,7 @@ def signature_verify(
             _bytes_of(body), map(_raw_header, header), secrets=live, mode=settings.webhook.signatures
         )
     except BadSignature as error:
-        _end(f"not verified: {error}", FAILED)
+        end(f"not verified: {error}", FAILED)
     typer.echo(f"verified with secret {index + 1} of {len(live)}")
 
 
@@ -252,9 +250,9 @@ def policy_check(file: Annotated[Path, typer.Argument(help="The policy file; - r
     try:
         checked = policy.parse(_bytes_of(file).decode("utf-8-sig"))
     except UnicodeDecodeError:
-        _end(f"{file}: not UTF-8", WRONG)
+        end(f"{file}: not UTF-8", WRONG)
     except PolicyError as error:
-        _end(_of_file(file, error), WRONG)
+        end(_of_file(file, error), WRONG)
     typer.echo(
         f"{file}: {len(checked.rules)} rules, version {checked.version}" + (", paused" if checked.paused else "")
     )
@@ -267,7 +265,7 @@ def _settings(overrides: Mapping[str, object] | None = None) -> Settings:
     try:
         return load(os.environ, dotenv=Path(".env"), overrides=overrides)
     except SettingsError as error:
-        _end(str(error), WRONG)
+        end(str(error), WRONG)
 
 
 def _run_role(
@@ -283,11 +281,11 @@ def _run_role(
     try:
         uvloop.run(until_stopped())
     except SettingsError as error:
-        _end(str(error), WRONG)
+        end(str(error), WRONG)
     except PolicyError as error:
-        _end(_of_file(settings.policy.file, error), WRONG)
+        end(_of_file(settings.policy.file, error), WRONG)
     except EventProcessorError as error:
-        _end(str(error), FAILED)
+        end(str(error), FAILED)
     except (Exception, BaseExceptionGroup) as bug:  # noqa: BLE001 - the last border: a traceback may show personal data
         for leaf in _leaves(bug):
             structlog.get_logger().error("process.failed", error=type(leaf).__name__, at=whereabouts(leaf))
@@ -298,11 +296,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in _leaves(each)]
     return [error]
-
-
-def _end(sentence: str, code: int) -> NoReturn:
-    typer.echo(sentence, err=True)
-    raise typer.Exit(code)
 
 
 def _of_file(file: Path | None, error: PolicyError) -> str:
@@ -319,7 +312,7 @@ def _bytes_of(file: Path) -> bytes:
         with sys.stdin.buffer if str(file) == "-" else file.open("rb") as stream:
             return stream.read(LONGEST_INPUT)
     except OSError as error:
-        _end(f"{file} cannot be read ({error.strerror})", WRONG)
+        end(f"{file} cannot be read ({error.strerror})", WRONG)
 
 
 def _secrets(settings: Settings) -> tuple[bytes, ...]:
@@ -330,7 +323,7 @@ def _secrets(settings: Settings) -> tuple[bytes, ...]:
         return found or (read_secret(made_up),)
     except SettingsError as error:
         hint = f"Set WEBEX_EVENTS_WEBHOOK__SECRET, or start `webex-events dev` first ({error})"
-        _end(str(error) if fixed or folder else hint, WRONG)
+        end(str(error) if fixed or folder else hint, WRONG)
 
 
 def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
@@ -353,11 +346,11 @@ def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
     try:
         return asyncio.run(talk(require_kafka(settings)))
     except SettingsError as error:
-        _end(str(error), WRONG)
+        end(str(error), WRONG)
     except TimeoutError:
-        _end(f"Kafka at {settings.kafka.bootstrap_servers} did not answer within {KAFKA_CONNECT} s", NOT_NOW)
+        end(f"Kafka at {settings.kafka.bootstrap_servers} did not answer within {KAFKA_CONNECT} s", NOT_NOW)
     except KafkaUnavailable as error:
-        _end(f"Kafka at {settings.kafka.bootstrap_servers} cannot be reached: {error}", NOT_NOW)
+        end(f"Kafka at {settings.kafka.bootstrap_servers} cannot be reached: {error}", NOT_NOW)
 
 
 def _report(report: TopicReport) -> None:
