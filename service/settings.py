@@ -45,6 +45,23 @@ def _servers(value: object) -> object:
     return ",".join(servers)
 
 
+def _words(value: object, pattern: str, what: str) -> str:
+    """One text, comma-separated; YAML may have a list."""
+    parts = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [None]
+    words = [part.strip() if isinstance(part, str) else "" for part in parts]
+    if not all(re.fullmatch(pattern, word) for word in words):
+        raise ValueError(f"must be {what}, several of them separated by commas")
+    return ",".join(words)
+
+
+def _patterns(value: object) -> object:
+    return _words(value, r"[^\s,]{1,320}", "shell-style patterns such as registrants.*") if value else ""
+
+
+def _addresses(value: object) -> object:
+    return _words(value, r"[^\s,@]+@[^\s,@]+", "e-mail addresses") if value else ""
+
+
 def _plaintext(value: object) -> object:
     if value != "PLAINTEXT":
         raise ValueError("TLS and SASL are not supported by this version yet; only PLAINTEXT is")
@@ -247,6 +264,45 @@ class Sweep(_Group, frozen=True):
         int, Field(ge=1, le=604_800, description="seconds that a meeting with registration goes unlooked-at, at most")
     ] = 300
     full_interval: Annotated[int, Field(ge=1, le=2_592_000, description="the same for a full look, in seconds")] = 3600
+    discovery_interval: Annotated[
+        int, Field(ge=1, le=2_592_000, description="seconds from one list of every host's meetings to the next")
+    ] = 600
+    hosts: Annotated[
+        str,
+        BeforeValidator(_addresses),
+        Field(description="hosts whose meetings are listed too, comma-separated; those seen in events are anyway"),
+    ] = ""
+
+
+class Commands(_Group, frozen=True):
+    """What downstream systems may ask for by the topic ``commands``."""
+
+    allow: Annotated[
+        str,
+        BeforeValidator(_patterns),
+        Field(description="operations, comma-separated, shell-style (`registrants.*,meetings.get`); none without it"),
+    ] = ""
+    hosts: Annotated[
+        str,
+        BeforeValidator(_patterns),
+        Field(description="only for meetings of these hosts' addresses, comma-separated, shell-style; any without it"),
+    ] = ""
+    sites: Annotated[
+        str,
+        BeforeValidator(_patterns),
+        Field(description="only for meetings on these Webex sites, comma-separated, shell-style; any without it"),
+    ] = ""
+    restricted: Annotated[
+        bool, Field(description="answers with their links, passwords and tokens also go to the topic `restricted`")
+    ] = False
+
+
+class Guests(_Group, frozen=True):
+    """Guest-to-guest meetings."""
+
+    licence: Annotated[
+        int, Field(ge=1, le=100_000, description="meetings that the Service App's licence allows at the same time")
+    ] = 10
 
 
 class Sandbox(_Group, frozen=True):
@@ -285,12 +341,14 @@ class Settings(_Group, frozen=True):
     webex: Webex = Webex()
     policy: Policy = Policy()
     sweep: Sweep = Sweep()
+    commands: Commands = Commands()
+    guests: Guests = Guests()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
 
 
 #: Names that later versions will know. To ignore one of them would be to leave a door open that was told to close.
-_NOT_YET = (("kafka", "sasl"), ("kafka", "ca_file"), ("kafka", "cert_file"), ("kafka", "key_file"), ("commands",))
+_NOT_YET = (("kafka", "sasl"), ("kafka", "ca_file"), ("kafka", "cert_file"), ("kafka", "key_file"))
 
 
 # --- reading them -----------------------------------------------------------------------------------------------------

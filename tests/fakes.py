@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import structs
 
@@ -37,6 +37,7 @@ class FakeWebex:
 
     def __init__(self, *, series: str, title: str = "Partner day", registration: dict[str, Any] | None = None) -> None:
         self.fields: dict[str, Any] = {"id": series, "title": title, "registration": registration or {}}
+        self.others: list[dict[str, Any]] = []
         self.people: dict[str, Registrant] = {}
         self.failures: dict[str, list[WebexError | None]] = {}
         self.calls: list[tuple[str, Any]] = []
@@ -75,7 +76,7 @@ class FakeWebex:
     async def get_meeting(self, meeting_id: str, *, host_email: str = "") -> Meeting:
         """One meeting."""
         await self._called("get_meeting", meeting_id)
-        return Meeting(id=meeting_id, title=self.fields["title"], fields=self.fields)
+        return Meeting(id=meeting_id, title=self.fields["title"], fields=dict(self.fields))
 
     async def list_registrants(
         self, meeting_id: str, *, since: datetime | None, now: datetime, host_email: str = ""
@@ -83,6 +84,46 @@ class FakeWebex:
         """Those who registered after ``since``."""
         await self._called("list_registrants", since)
         return [one for one in self.people.values() if since is None or (one.registered and one.registered >= since)]
+
+    async def get_registrant(self, meeting_id: str, registrant_id: str, *, host_email: str = "") -> Registrant:
+        """One of them."""
+        await self._called("get_registrant", registrant_id)
+        if registrant_id not in self.people:
+            raise WebexNotFound("registrants.get: Webex answered 404", status=404)
+        return self.people[registrant_id]
+
+    async def list_meetings(self, *, since: datetime, until: datetime, host_email: str = "") -> list[Meeting]:
+        """The one meeting, and the ``others``."""
+        await self._called("list_meetings", host_email)
+        shown = [self.fields, *self.others]
+        return [Meeting(id=each["id"], title=each["title"], fields=dict(each)) for each in shown]
+
+    async def change_meeting(
+        self,
+        meeting_id: str,
+        method: Literal["patch", "put"],
+        fields: Mapping[str, Any],
+        *,
+        send_email: bool,
+        host_email: str = "",
+    ) -> None:
+        """Change its fields; a failure that may have happened did happen."""
+        failure = await self._called("change_meeting", (method, dict(fields), send_email))
+        self.fields = {**self.fields, **fields}
+        if failure is not None:
+            raise failure
+
+    async def get_registration(self, meeting_id: str, *, host_email: str = "") -> Mapping[str, Any]:
+        """The form."""
+        await self._called("get_registration", meeting_id)
+        if not self.fields.get("registration"):
+            raise WebexNotFound("registration.get: Webex answered 404", status=404)
+        return dict(self.fields["registration"])
+
+    async def update_registration(self, meeting_id: str, form: Mapping[str, Any], *, host_email: str = "") -> None:
+        """Another form."""
+        await self._called("update_registration", dict(form))
+        self.fields = {**self.fields, "registration": dict(form)}
 
     async def query_registrants(
         self, meeting_id: str, emails: Sequence[str], *, host_email: str = ""
@@ -110,6 +151,11 @@ class CountingObserver:
         self.looks: list[str] = []
         self.decisions: dict[str, int] = {}
         self.parked = 0
+        self.found: dict[str, int] = {}
+        self.letters: list[str] = []
+        self.commands: list[tuple[str, str]] = []
+        self.changes: list[str] = []
+        self.stopped: dict[str, int] = {}
 
     def looked(self, result: str) -> None:
         """A look ended."""
@@ -128,6 +174,29 @@ class CountingObserver:
     def organizations_parked(self, organizations: int) -> None:
         """So many are parked."""
         self.parked = organizations
+
+    def keys_parked(self, keys: int) -> None:
+        """Not counted."""
+
+    def swept_up(self, what: str, count: int) -> None:
+        """A sweep found so many that no webhook had told of."""
+        self.found[what] = self.found.get(what, 0) + count
+
+    def letter_written(self, reason: str) -> None:
+        """A record went to the dead letters."""
+        self.letters.append(reason)
+
+    def command_finished(self, operation: str, outcome: str) -> None:
+        """A command has its outcome."""
+        self.commands.append((operation, outcome))
+
+    def meeting_changed(self, result: str) -> None:
+        """What a meeting rule came to."""
+        self.changes.append(result)
+
+    def writes_stopped(self, reason: str, organizations: int) -> None:
+        """For so many organisations nothing is written."""
+        self.stopped[reason] = organizations
 
 
 class PickyPublisher:
@@ -245,6 +314,11 @@ class FakeTenant:
         self.failures: list[WebexError] = []
         self.probes = 0
         self.renewals = 0
+
+    @property
+    def sweeping(self) -> FakeWebex:
+        """The same."""
+        return self.api
 
     async def probe(self) -> None:
         """One cheap read."""

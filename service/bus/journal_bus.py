@@ -141,6 +141,17 @@ class JournalConsumer:
             await self._journal.commit(self._group, self._topic, position)
             tracker.committed(position)
 
+    def partition_of(self, key: str) -> int:  # noqa: ARG002 - there is only one
+        """The one partition."""
+        return PARTITION
+
+    async def consumed(self, partition: int) -> bool:  # noqa: ARG002 - there is only one
+        """Whether the group has ever finished a record. Raises CannotStore."""
+        try:
+            return (await self._journal.committed(self._group, self._topic) or 0) > 0
+        except JournalError as exc:
+            raise CannotStore("the journal cannot be read now") from exc
+
     async def stop(self) -> None:
         """Revoke, drain, commit, fence. Idempotent."""
         if not self._delivering or self._listener is None:

@@ -22,10 +22,11 @@ import aiokafka
 import structlog
 from aiokafka.errors import KafkaError
 
+from service.bus.kafka_partitioner import partition_for
 from service.bus.kafka_record import received
 from service.bus.offsets import OffsetTracker
 from service.bus.protocols import RebalanceListener
-from service.core.errors import KafkaUnavailable
+from service.core.errors import CannotStore, KafkaUnavailable
 from service.core.message import Received
 
 #: Records delivered and not finished, at most, for one partition: then it is paused until there is room for a poll again.
@@ -181,6 +182,22 @@ class KafkaConsumer:
             return
         for partition, position in positions.items():
             assignment.trackers[partition].committed(position)
+
+    def partition_of(self, key: str) -> int:
+        """The partition in which records with this key stand; 0 while the topic's partitions are not known."""
+        known = self._client.partitions_for_topic(self._full_topic) if self._client is not None else None
+        return partition_for(key, len(known)) if known else 0
+
+    async def consumed(self, partition: int) -> bool:
+        """Whether the group has ever finished a record of the partition. Raises CannotStore."""
+        if self._client is None:
+            raise CannotStore("not connected")
+        try:
+            async with asyncio.timeout(COMMIT):
+                committed = await self._client.committed(self._place(partition))
+        except (KafkaError, TimeoutError) as error:
+            raise CannotStore(type(error).__name__) from error
+        return (committed or 0) > 0
 
     async def stop(self) -> None:
         """Revoke (listener, drain, commit), then leave. A static member does not leave: it is expected back."""

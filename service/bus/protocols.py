@@ -46,6 +46,15 @@ class Consumer(Protocol):
     async def commit(self) -> None:
         """Commit what is contiguously finished."""
 
+    def partition_of(self, key: str) -> int:
+        """The partition in which records with this key stand. Only after :meth:`start`."""
+
+    async def consumed(self, partition: int) -> bool:
+        """Whether the group has ever finished a record of the partition: its committed offset is beyond the start.
+
+        Raises CannotStore where that cannot be found out now.
+        """
+
     async def stop(self) -> None:
         """Revoke (listener, drain, commit), then leave."""
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from service.core.event import TOPICS
 
 #: Beside the topics of events. ``work`` and ``ledger`` stand with their organisation on the same partition number.
-OTHER_TOPICS = ("work", "commands", "restricted", "dead-letters")
+OTHER_TOPICS = ("work", "commands", "restricted")
 LEDGER = "ledger"
 
 PARTITIONS = 6

@@ -22,8 +22,9 @@ from service.controllers.ledger import Ledger
 from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.processor import Processor
-from service.controllers.registrants import RegistrantsController, Task
+from service.controllers.registrants import RegistrantsController
 from service.controllers.sweep import Intervals, Sweep
+from service.controllers.task import Task
 from service.receiver.app import create_app as receiver_app
 from service.settings import Settings, require_secrets
 from service.telemetry.admin import create_app as admin_app

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from service.controllers.registrants import Task
+from service.controllers.task import Task
 from service.controllers.work_queue import WorkQueue
 from service.core.message import Received
 

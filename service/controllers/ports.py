@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from service.core.meetings import Meeting
 from service.core.message import Message, Received
@@ -47,6 +47,15 @@ class WorkConsumer(Protocol):
     async def commit(self) -> None:
         """Commit what is contiguously finished."""
 
+    def partition_of(self, key: str) -> int:
+        """The partition in which records with this key stand. Only after :meth:`start`."""
+
+    async def consumed(self, partition: int) -> bool:
+        """Whether the group has ever finished a record of the partition: its committed offset is beyond the start.
+
+        Raises CannotStore where that cannot be found out now.
+        """
+
     async def stop(self) -> None:
         """Drain, commit, leave."""
 
@@ -63,6 +72,9 @@ class Webex(Protocol):
 
     async def get_meeting(self, meeting_id: str, *, host_email: str = "") -> Meeting:
         """One meeting series."""
+
+    async def get_registrant(self, meeting_id: str, registrant_id: str, *, host_email: str = "") -> Registrant:
+        """One registrant. Raises WebexNotFound where there is none (any more)."""
 
     async def list_registrants(
         self, meeting_id: str, *, since: datetime | None, now: datetime, host_email: str = ""
@@ -86,12 +98,47 @@ class Webex(Protocol):
         """One call for at most 100 registrants; a 204 says nothing about any one of them."""
 
 
+class Meetings(Protocol):
+    """The calls of Webex about meetings themselves. All raise WebexError."""
+
+    async def get_meeting(self, meeting_id: str, *, host_email: str = "") -> Meeting:
+        """One meeting series."""
+
+    async def list_meetings(self, *, since: datetime, until: datetime, host_email: str = "") -> list[Meeting]:
+        """The series that occur in this time, of the token's own user or of ``host_email``; ``fields`` as lists show them."""
+
+    async def change_meeting(
+        self,
+        meeting_id: str,
+        method: Literal["patch", "put"],
+        fields: Mapping[str, Any],
+        *,
+        send_email: bool,
+        host_email: str = "",
+    ) -> None:
+        """Change these fields (patch), or replace the meeting's settings by them (put)."""
+
+    async def get_registration(self, meeting_id: str, *, host_email: str = "") -> Mapping[str, Any]:
+        """The registration form."""
+
+    async def update_registration(self, meeting_id: str, form: Mapping[str, Any], *, host_email: str = "") -> None:
+        """Replace the registration form."""
+
+
+class WebexApi(Webex, Meetings, Protocol):
+    """Both."""
+
+
 class Tenant(Protocol):
     """One organisation at Webex, with a client and a credential of its own."""
 
     @property
-    def api(self) -> Webex:
+    def api(self) -> WebexApi:
         """The calls for it."""
+
+    @property
+    def sweeping(self) -> WebexApi:
+        """The same calls, where nobody waits for the answer."""
 
     async def probe(self) -> None:
         """One cheap read. Raises WebexError; WebexUnauthorized where its token is not accepted."""
@@ -120,3 +167,21 @@ class Observer(Protocol):
 
     def organizations_parked(self, organizations: int) -> None:
         """So many organisations are parked: Webex does not accept their tokens."""
+
+    def keys_parked(self, keys: int) -> None:
+        """So many series wait for another try after a failure."""
+
+    def swept_up(self, what: str, count: int) -> None:
+        """A sweep found so many that no webhook had told of: ``meeting``, ``change`` (of a meeting), ``registrant``."""
+
+    def letter_written(self, reason: str) -> None:
+        """A record went to the dead letters."""
+
+    def command_finished(self, operation: str, outcome: str) -> None:
+        """A command has its outcome: ``succeeded``, ``failed``, ``refused``."""
+
+    def meeting_changed(self, result: str) -> None:
+        """A meeting rule wrote (``changed``), gave way to a person (``yielded``), or was ``parked``."""
+
+    def writes_stopped(self, reason: str, organizations: int) -> None:
+        """For so many organisations nothing is written to Webex: ``paused``, ``observeOnly``, ``policyHeld``."""

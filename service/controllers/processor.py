@@ -21,8 +21,9 @@ from service.controllers.ledger import Ledger, Place
 from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.ports import Clock, Observer, Publisher, WorkConsumer
-from service.controllers.registrants import Looked, RegistrantsController, Task
+from service.controllers.registrants import Looked, RegistrantsController
 from service.controllers.sweep import Sweep
+from service.controllers.task import Task
 from service.core import work
 from service.core.errors import (
     CannotStore,

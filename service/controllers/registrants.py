@@ -10,9 +10,10 @@ from typing import Literal
 import msgspec
 import structlog
 
-from service.controllers.ledger import Ledger, Place
+from service.controllers.ledger import Ledger
 from service.controllers.ownership import Ownership
 from service.controllers.ports import Clock, LivePolicy, Observer, Webex
+from service.controllers.task import Task
 from service.core import registrants as core
 from service.core.errors import WebexError
 from service.core.ledger import Entry, KnownMeeting, Memory
@@ -22,21 +23,6 @@ from service.core.registrants import Action, Registrant, Review, Verdict
 
 #: How far behind the newest registration an incremental look begins: REST may lag, and clocks differ.
 OVERLAP = timedelta(minutes=15)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Look at ``series``. ``full`` asks for all registrants even where an incremental look would do; ``swept``: nobody
-    waits for it, the schedule asked.
-    """
-
-    place: Place
-    series: str
-    org_id: str = ""
-    host_email: str = ""
-    full: bool = False
-    swept: bool = False
-    traceparent: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from service.controllers.backlog import Backlog, Key
 from service.controllers.ledger import Ledger
 from service.controllers.ports import Clock
-from service.controllers.registrants import Task
+from service.controllers.task import Task
 from service.core.schedule import Due, due
 
 

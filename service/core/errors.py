@@ -17,6 +17,7 @@ EventProcessorError
 │   └── WebexRejected              permanent: will not succeed as it is    (other 4xx, unreadable answers)
 │       └── WebexConflict              read again what is there, then decide   (409, 412)
 ├── NotOwner                   somebody else acts for that organisation now
+├── WritesStopped              an operator, or a lost ledger, forbids writes to Webex for now
 ├── PolicyError                the file is refused, with line and column
 ├── SettingsError              exit code 2, every problem at once
 ├── KafkaUnavailable           Kafka did not answer in time; the same may be tried again
@@ -165,6 +166,18 @@ class WebexConflict(WebexRejected):
 
 class NotOwner(EventProcessorError):
     """This process may not act for that partition now; whoever may will look at the key again."""
+
+
+class WritesStopped(EventProcessorError):
+    """Nothing may be written to Webex for this organisation now; what is to be done waits.
+
+    ``reason``: ``paused`` (an operator, by the policy file or by ``webex-events pause``), ``observeOnly`` (the ledger was
+    found empty beside committed offsets), or ``policyHeld`` (a new version of the policy would change too much).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"nothing is written to Webex now: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ TOPICS = {
     "service-app": "service-apps",
     "notification": "quarantine",
     "command": "outcomes",
+    "record": "dead-letters",
 }
 
 
@@ -96,10 +97,10 @@ def decode(raw: bytes) -> CloudEvent:
 _decoder = msgspec.json.Decoder(CloudEvent)
 
 
-def to_message(event: CloudEvent) -> Message:
-    """The record that carries the event, on the topic of its family."""
+def to_message(event: CloudEvent, *, topic: str = "") -> Message:
+    """The record that carries the event, on ``topic``, by default that of its family."""
     return Message(
-        topic=TOPICS[event.type.split(".")[1]],
+        topic=topic or TOPICS[event.type.split(".")[1]],
         key=event.partitionkey,
         value=encode(event),
         partition_by=event.partitionkey,

@@ -1,13 +1,18 @@
-"""Hints: what the processor is told to look at. A hint never says what to do; it says where to look.
+"""The records of the topic ``work``: hints, operators' orders and accepted commands. They are keyed by organisation, so that
+every organisation has one owner.
 
-Records of the topic ``work`` are keyed by organisation, so that every organisation has one owner.
+A hint never says what to do; it says where to look. An order is what an operator told us by the command line. A command is
+what a downstream system asked for, checked already.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import msgspec
 
 from service.core.event import CloudEvent
+from service.core.identifiers import is_instance
 from service.core.message import Message
 from service.core.organizations import ONLY_ORGANIZATION
 
@@ -23,7 +28,8 @@ class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="h
     """Look at ``series``, because of ``reason`` (an event type, or ``sweep``); without one, at the organisation itself.
 
     ``org_id`` is Webex's organisation id and ``host_email`` the host's address where the event had them, else "": Webex wants
-    the latter from administrators. ``at`` is RFC 3339.
+    the latter from administrators. ``instance`` is the meeting instance that started or ended, "" for anything else. ``at``
+    is RFC 3339.
     """
 
     organization: str
@@ -33,7 +39,53 @@ class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="h
     event_id: str = ""
     org_id: str = ""
     host_email: str = ""
+    instance: str = ""
     traceparent: str | None = None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="order", tag_field="kind"):
+    """What an operator wants of the owner of ``organization``. ``at`` is RFC 3339.
+
+    ``pause`` and ``resume``: every write to Webex. ``confirm``: the version ``policy`` of the policy may change as much as it
+    does. ``adopt``: a ledger that was found empty is the truth from now on. ``release``: what people decided about
+    ``registrants`` of ``series`` does not bind the policy any more.
+    """
+
+    organization: str
+    verb: Literal["pause", "resume", "confirm", "adopt", "release"]
+    at: str
+    policy: str = ""
+    series: str = ""
+    registrants: tuple[str, ...] = ()
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="command", tag_field="kind"):
+    """A command that was checked when it was taken in.
+
+    ``id`` is that of its CloudEvent and ``digest`` a hash of the whole of it. ``operation`` is ``registrants.approve`` and so
+    on; ``series`` the meeting series that it is about, "" where there is none: then it waits for no other. ``parameters`` and
+    ``body`` are its ``data``. ``key`` is the record key of the command, which its outcome repeats. ``at`` (when it was taken
+    in) and ``expires`` ("" = never) are RFC 3339.
+    """
+
+    organization: str
+    id: str
+    digest: str
+    operation: str
+    series: str = ""
+    parameters: dict[str, Any] = {}
+    body: Any = None
+    key: str
+    at: str
+    expires: str = ""
+    org_id: str = ""
+    traceparent: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Command(id={self.id!r}, operation={self.operation!r})"  # the rest is people and passwords
+
+
+Item = Hint | Order | Command
 
 
 def hint_for(
@@ -54,23 +106,29 @@ def hint_for(
         event_id=event.id,
         org_id=org_id,
         host_email=host_email,
+        instance=_instance_of(event),
         traceparent=event.traceparent,
     )
 
 
-def encode(hint: Hint) -> bytes:
+def _instance_of(event: CloudEvent) -> str:
+    id_ = event.data.get("id")
+    return id_ if isinstance(id_, str) and is_instance(id_) else ""
+
+
+def encode(item: Item) -> bytes:
     """JSON, UTF-8."""
-    return msgspec.json.encode(hint)
+    return msgspec.json.encode(item)
 
 
-def decode(raw: bytes) -> Hint:
+def decode(raw: bytes) -> Item:
     """The inverse of :func:`encode`. Raises msgspec.ValidationError or msgspec.DecodeError for anything else."""
     return _decoder.decode(raw)
 
 
-_decoder = msgspec.json.Decoder(Hint)
+_decoder: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 
 
-def to_message(hint: Hint) -> Message:
-    """The record on ``work`` that carries the hint to the owner of its organisation."""
-    return Message(topic="work", key=hint.organization, value=encode(hint), partition_by=hint.organization)
+def to_message(item: Item) -> Message:
+    """The record on ``work`` that carries it to the owner of its organisation."""
+    return Message(topic="work", key=item.organization, value=encode(item), partition_by=item.organization)

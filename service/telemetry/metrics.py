@@ -30,7 +30,12 @@ class Metrics:
         self._looks = self._counter("looks", "Looks at meetings by result", "result")
         self._decisions = self._counter("decisions", "Decisions about registrants", "outcome")
         self._calls = self._counter("webex_calls", "Calls of the Webex API", "operation", "answer")
-        self._found = self._counter("sweep_found", "Meetings that a sweep found worth a look")
+        self._found = self._counter("sweep_found", "What sweeps found that no webhook had told of", "what")
+        self._letters = self._counter("dead_letters", "Records that went to the dead letters", "reason")
+        self._commands = self._counter("commands", "Commands by outcome", "operation", "outcome")
+        self._changes = self._counter("meeting_rules", "What meeting rules did", "result")
+        self._stopped = self._gauge("writes_stopped", "Organisations for which nothing is written to Webex", "reason")
+        self._keys_parked = self._gauge("parked_keys", "Meetings that wait for another try after a failure")
         self._seconds = Histogram(
             "webex_events_publish_seconds",
             "From a verified signature to durability",
@@ -71,10 +76,6 @@ class Metrics:
         answer = "none" if status is None else f"{status // 100}xx"
         self._calls.labels(self._labels.bounded("operation", operation), answer).inc()
 
-    def sweep_found(self, meetings: int) -> None:
-        """A sweep marked so many meetings."""
-        self._found.inc(meetings)
-
     def restored(self, partition: int, entries: int) -> None:
         """A partition of the ledger is in memory."""
         self._entries.labels(str(partition)).set(entries)
@@ -86,6 +87,30 @@ class Metrics:
     def organizations_parked(self, organizations: int) -> None:
         """So many organisations are parked."""
         self._parked.set(organizations)
+
+    def keys_parked(self, keys: int) -> None:
+        """So many meetings wait for another try after a failure."""
+        self._keys_parked.set(keys)
+
+    def swept_up(self, what: str, count: int) -> None:
+        """A sweep found so many that no webhook had told of."""
+        self._found.labels(self._labels.bounded("what", what)).inc(count)
+
+    def letter_written(self, reason: str) -> None:
+        """A record went to the dead letters."""
+        self._letters.labels(self._labels.bounded("reason", reason)).inc()
+
+    def command_finished(self, operation: str, outcome: str) -> None:
+        """A command has its outcome."""
+        self._commands.labels(self._labels.bounded("operation", operation), outcome).inc()
+
+    def meeting_changed(self, result: str) -> None:
+        """What a meeting rule came to."""
+        self._changes.labels(self._labels.bounded("result", result)).inc()
+
+    def writes_stopped(self, reason: str, organizations: int) -> None:
+        """For so many organisations nothing is written to Webex."""
+        self._stopped.labels(self._labels.bounded("reason", reason)).set(organizations)
 
     def watch_publisher(self, *, healthy: Callable[[], bool], journal_rows: Callable[[], float]) -> None:
         """Ask these at every scrape: whether Kafka acknowledges, and how many events wait in the journal."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
 
 from service.core.meetings import Meeting
 from service.core.registrants import Registrant
-from service.webex import meetings, registrants
+from service.webex import meetings, registrants, registration
 from service.webex.client import WebexClient
+from service.webex.objects import ListMeetingsQuery, PatchMeetingObject, RegistrationForUpdate, UpdateMeetingObject
 
 
 class WebexApi:
@@ -32,6 +34,50 @@ class WebexApi:
         """
         return await registrants.list_registrants(self._client, meeting_id, since=since, now=now, host_email=host_email)
 
+    async def get_registrant(self, meeting_id: str, registrant_id: str, *, host_email: str = "") -> Registrant:
+        """One registrant. Raises WebexNotFound where there is none (any more)."""
+        shown = await registrants.get_registrant(self._client, meeting_id, registrant_id, host_email=host_email)
+        return registrants.to_registrants({"items": [shown]}, "registrants.get")[0]
+
+    async def list_meetings(self, *, since: datetime, until: datetime, host_email: str = "") -> list[Meeting]:
+        """The series that occur in this time, of the token's own user or of ``host_email``."""
+        query = cast(
+            ListMeetingsQuery,
+            {
+                "meetingType": "meetingSeries",
+                "from": _wire_time(since),
+                "to": _wire_time(until),
+                **({"hostEmail": host_email} if host_email else {}),
+            },
+        )
+        return [meetings.to_meeting(item) async for item in meetings.list_meetings(self._client, query)]
+
+    async def change_meeting(
+        self,
+        meeting_id: str,
+        method: Literal["patch", "put"],
+        fields: Mapping[str, Any],
+        *,
+        send_email: bool,
+        host_email: str = "",
+    ) -> None:
+        """Change these fields (patch), or replace the meeting's settings by them (put)."""
+        if method == "patch":
+            body = cast(PatchMeetingObject, fields)
+            await meetings.patch_meeting(self._client, meeting_id, body, send_email=send_email, host_email=host_email)
+        else:
+            whole = cast(UpdateMeetingObject, fields)
+            await meetings.update_meeting(self._client, meeting_id, whole, send_email=send_email, host_email=host_email)
+
+    async def get_registration(self, meeting_id: str, *, host_email: str = "") -> Mapping[str, Any]:
+        """The registration form."""
+        return await registration.get_registration(self._client, meeting_id, host_email=host_email)
+
+    async def update_registration(self, meeting_id: str, form: Mapping[str, Any], *, host_email: str = "") -> None:
+        """Replace the registration form."""
+        body = cast(RegistrationForUpdate, form)
+        await registration.update_registration(self._client, meeting_id, body, host_email=host_email)
+
     async def query_registrants(
         self, meeting_id: str, emails: Sequence[str], *, host_email: str = ""
     ) -> list[Registrant]:
@@ -47,3 +93,7 @@ class WebexApi:
         await registrants.change_status(
             self._client, meeting_id, verb, ids, send_email=send_email, host_email=host_email
         )
+
+
+def _wire_time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -13,7 +13,8 @@ from service.bus.journal import Journal
 from service.bus.journal_bus import JournalPublisher, JournalReader
 from service.controllers.ledger import Ledger, Place
 from service.controllers.ownership import Ownership
-from service.controllers.registrants import Looked, RegistrantsController, Task
+from service.controllers.registrants import Looked, RegistrantsController
+from service.controllers.task import Task
 from service.core import event, policy
 from service.core.event import CloudEvent
 from service.core.policy import Policy

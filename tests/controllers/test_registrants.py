@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from service.controllers.ownership import Ownership
-from service.controllers.registrants import RegistrantsController, Task
+from service.controllers.registrants import RegistrantsController
+from service.controllers.task import Task
 from service.core import policy
 from service.core.errors import CannotStore, NotOwner, WebexRejected, WebexUnavailable
 from service.core.ledger import Entry, Fact

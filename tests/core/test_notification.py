@@ -374,6 +374,7 @@ def test_a_hint_does_without_organisation_and_host() -> None:
     """Where the notification has neither, or nonsense, the hint is there all the same."""
     accepted = taken(body(data={"id": SERIES, "hostEmail": 5}, orgId=["x"]))
     hint = work.decode(accepted.messages[1].value or b"")
+    assert isinstance(hint, work.Hint)
     assert (hint.series, hint.org_id, hint.host_email) == (SERIES, "", "")
 
 

@@ -22,7 +22,7 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.decided("approve", 3)
     metrics.webex_called("meetings.get", 404)
     metrics.webex_called("meetings.get", None)
-    metrics.sweep_found(2)
+    metrics.swept_up("meeting", 2)
     metrics.restored(0, 17)
     metrics.queue_depth(4)
     metrics.watch_publisher(healthy=lambda: True, journal_rows=lambda: 12)
@@ -40,7 +40,7 @@ def test_everything_that_happens_is_counted() -> None:
         'decisions_total{outcome="approve"} 3.0',
         'webex_calls_total{answer="4xx",operation="meetings.get"} 1.0',
         'webex_calls_total{answer="none",operation="meetings.get"} 1.0',
-        "sweep_found_total 2.0",
+        'sweep_found_total{what="meeting"} 2.0',
         'ledger_entries{partition="0"} 17.0',
         "work_queue_depth 4.0",
         "producer_healthy 1.0",
