@@ -119,7 +119,8 @@ def test_the_environment_sets(variables: dict[str, str], path: str, value: objec
             "KAFKA__SECURITY_PROTOCOL: TLS and SASL are not supported",
             id="TLS, by its protocol",
         ),
-        pytest.param({"COMMANDS__ALLOW": "*"}, "COMMANDS__ALLOW is not supported by this version yet", id="commands"),
+        pytest.param({"COMMANDS__ALLOW": "meetings.*, a b"}, "COMMANDS__ALLOW: must be shell-style", id="no pattern"),
+        pytest.param({"SWEEP__HOSTS": "ada"}, "SWEEP__HOSTS: must be e-mail addresses", id="no address"),
         pytest.param({"BUS": "rabbit"}, "WEBEX_EVENTS_BUS: Input should be 'journal' or 'kafka'", id="no such choice"),
         pytest.param(
             {"RECEIVER__PORT": "65536"}, "WEBEX_EVENTS_RECEIVER__PORT: Input should be less than", id="no such port"

@@ -362,6 +362,7 @@ def test_the_hint_beside_the_event(resource: str, verb: str, data: dict[str, Any
                 event_id=accepted.event.id,
                 org_id="org",
                 host_email="host@example.com",
+                instance=data["id"] if data["id"] == INSTANCE else "",
                 traceparent=TRACE,
             )
         ]
