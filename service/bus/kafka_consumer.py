@@ -252,7 +252,7 @@ class KafkaConsumer:
             try:
                 await assignment.listener.assigned(assignment.partitions)
                 break
-            except KafkaUnavailable as error:
+            except (KafkaUnavailable, CannotStore) as error:
                 self._log.warning("consumer.assignment_delayed", reason=str(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LONGEST_BACKOFF)

@@ -235,12 +235,14 @@ class KafkaProducer:
     async def _hand_over(self, client: Any, pending: _Pending) -> asyncio.Future[Any]:
         message = pending.message
         topic = self._prefix + message.topic
-        partitions = await client.partitions_for(topic)
+        partition = message.partition
+        if partition is None:
+            partition = partition_for(message.partition_by, len(await client.partitions_for(topic)))
         future: asyncio.Future[Any] = await client.send(
             topic,
             key=message.key.encode(),
             value=message.value,
-            partition=partition_for(message.partition_by, len(partitions)),
+            partition=partition,
             timestamp_ms=pending.timestamp,
             headers=list(_EVENT_HEADERS) if message.topic in EVENT_TOPICS else None,  # a tuple is refused
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -14,13 +15,16 @@ from service.core import event as events
 from service.core import ledger
 from service.core.errors import NotOwner
 from service.core.event import CloudEvent
-from service.core.ledger import Entry, PartitionMemory, SeriesMemory
+from service.core.ledger import CommandRecord, Entry, Fact, PartitionMemory, SeriesMemory
+
+#: Tombstones are written so many at a time: other writes of the partition come in between.
+CHUNK = 500
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a series stands: its organisation, the partition of ``work`` and ``ledger`` which that has, and during which
-    assignment of it to this process. What belongs to an earlier assignment may not read or write any more.
+    """Where a series stands: its organisation ("": the partition itself), the partition of ``work`` and ``ledger`` which that
+    has, and during which assignment of it to this process. What belongs to an earlier one may not read or write any more.
     """
 
     organization: str
@@ -57,7 +61,10 @@ class Ledger:
         """Take in what the former owner still wrote after the partition was restored. Raises NotOwner."""
         owned = self._owned(place)
         async with owned.writing:
-            owned.memory, _ = await self._read(place.partition)
+            before, (owned.memory, _) = owned.memory, await self._read(place.partition)
+            if before.founded is not None and owned.memory.founded is None:
+                self._log.error("ledger.lost", partition=place.partition)  # the topic was made anew under our hands
+                owned.memory.observing = before.founded
 
     async def _read(self, partition: int) -> tuple[PartitionMemory, int]:
         memory, count = PartitionMemory(), 0
@@ -75,6 +82,22 @@ class Ledger:
             return
         if entry is not None:
             memory.apply(entry)
+
+    async def found(self, partition: int, *, consumed: bool, now: datetime) -> None:
+        """Begin the ledger of a partition, or find out that it was lost; before the first decision, once it is restored.
+
+        Every ledger begins with ``founded``, written before the group finishes its first record of ``work``. Where that
+        record is not there although the group ``consumed`` already, what people decided is not known any more: then
+        nothing is written to Webex until an operator adopts it. Raises NotOwner, CannotStore.
+        """
+        place = self.place("", partition)
+        memory = self.partition(place)
+        if memory.founded is not None or memory.observing is not None:
+            return
+        if consumed:
+            self._log.error("ledger.lost", partition=partition, entries=memory.entries)
+        kind = "observing" if consumed else "founded"
+        await self.record(place, [Entry(kind=kind, subject=str(partition), value=Fact(at=now))])
 
     def forget(self, partition: int) -> None:
         """The partition is somebody else's now."""
@@ -104,6 +127,15 @@ class Ledger:
         """The memory of one series as it is now. Raises NotOwner where its partition is not ours any more."""
         return self.partition(place).series.get(series) or SeriesMemory()
 
+    def command(self, place: Place, id_: str) -> CommandRecord | None:
+        """What is remembered of the command with this CloudEvent id. Raises NotOwner where it is not ours to know."""
+        return self.partition(place).command(id_)
+
+    @property
+    def entries(self) -> int:
+        """How many records of the ledger are in memory."""
+        return sum(owned.memory.entries for owned in self._partitions.values())
+
     def known(self, partition: int | None = None) -> Iterator[tuple[int, str, SeriesMemory]]:
         """``(partition, series, memory)`` of every series remembered, of one partition or all."""
         for number, owned in self._partitions.items():
@@ -116,16 +148,38 @@ class Ledger:
         for entry in entries:
             self.partition(place).apply(entry)
 
-    async def record(self, place: Place, entries: Sequence[Entry], facts: Iterable[CloudEvent] = ()) -> None:
-        """Make ``facts`` and ``entries`` durable together, then remember.
+    async def record(
+        self, place: Place, entries: Sequence[Entry], facts: Iterable[CloudEvent] = (), *, topic: str = ""
+    ) -> None:
+        """Make ``facts`` (on ``topic``, by default that of their family) and ``entries`` durable together, then remember.
 
         Raises NotOwner, or CannotStore: then nothing is remembered, and a repeat publishes the same facts under the same ids.
         """
-        messages = [events.to_message(fact) for fact in facts]
-        messages += [ledger.to_message(entry, organization=place.organization) for entry in entries]
+        messages = [events.to_message(fact, topic=topic) for fact in facts]
+        partition = None if place.organization else place.partition
+        messages += [
+            ledger.to_message(entry, organization=place.organization, partition=partition) for entry in entries
+        ]
         if not messages:
             return
         async with self._owned(place).writing:
             self._owned(place)
             await self._publisher.publish(messages)
             self.remember(place, entries)
+
+    async def retire(self, place: Place, series: str) -> int:
+        """Forget a series for good, tombstone by tombstone; returns how many. Nothing else may work on it meanwhile.
+
+        Raises NotOwner, CannotStore: then what is left is still known, and it can be repeated.
+        """
+        return await self._take_away(place, list(ledger.tombstones(series, self.series(place, series))))
+
+    async def expire(self, partition: int, now: datetime) -> int:
+        """Forget what is only remembered for a time; returns how many records. Raises NotOwner, CannotStore."""
+        place = self.place("", partition)
+        return await self._take_away(place, list(self.partition(place).forgettable(now)))
+
+    async def _take_away(self, place: Place, entries: Sequence[Entry]) -> int:
+        for start in range(0, len(entries), CHUNK):
+            await self.record(place, entries[start : start + CHUNK])
+        return len(entries)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import structlog
 
@@ -33,25 +34,45 @@ class Ownership:
     """The leases of this process, one for each partition."""
 
     def __init__(
-        self, ledger: Ledger, *, instance: str, now: Clock, monotonic: Callable[[], float] = time.monotonic
+        self,
+        ledger: Ledger,
+        *,
+        instance: str,
+        now: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger, self._instance, self._now, self._monotonic = ledger, instance, now, monotonic
+        self._sleep = sleep
         self._pulse = monotonic()
         self._doubt_until = float("-inf")
+        self._reading = asyncio.Lock()
         self._failing = False  # said once, not every second
         self._places: dict[int, Place] = {}
         self._renewed: dict[int, float] = {}
-        self._from: dict[int, datetime] = {}
+        self._awaited: dict[int, Owner] = {}  # whose lease the first write has to wait for
+        self._outlasted: dict[int, Owner] = {}  # ... and whose lease is over, and the ledger read since
         self._log = structlog.get_logger()
 
     def take(self, place: Place) -> None:
-        """Begin to own a restored partition; the first write waits for the lease of the owner before."""
-        if self._places.get(place.partition) == place:
+        """Begin to own a restored partition, as soon as it is: from here on it is renewed, and the first write waits for the
+        lease of the owner before.
+        """
+        if self._holds(place):
             return
-        before = self._ledger.partition(place).owner
-        free = before is None or before.released or before.instance == self._instance
-        self._from[place.partition] = self._now() if before is None or free else before.at + LEASE
-        self._places[place.partition] = place
+        partition, before = place.partition, self._ledger.partition(place).owner
+        self.drop(partition)
+        self._places[partition] = replace(place, organization="")  # the lease is the partition's
+        if before is not None and not self._is_over(partition, before) and before.at + LEASE > self._now():
+            self._awaited[partition] = before
+
+    def _holds(self, place: Place) -> bool:
+        """Whether the partition was taken during the same assignment, for whichever of its organisations."""
+        taken = self._places.get(place.partition)
+        return taken is not None and taken.assignment == place.assignment
+
+    def _is_over(self, partition: int, before: Owner) -> bool:
+        return before.released or before.instance == self._instance or before == self._outlasted.get(partition)
 
     async def writable(self, place: Place) -> None:
         """Return when a write may be prepared. Raises NotOwner where it may not, or where what was decided is out of date.
@@ -65,18 +86,26 @@ class Ownership:
         self.check(place)
 
     async def _outlast(self, place: Place) -> None:
-        wait = max(self._doubt(), (self._from[place.partition] - self._now()).total_seconds())
-        if wait <= 0:
+        partition = place.partition
+        doubt, before = self._doubt(), self._awaited.get(partition)
+        if doubt <= 0 and before is None:
             return
-        self._log.info("ownership.waiting", partition=place.partition, seconds=round(wait, 1))
-        await asyncio.sleep(min(wait, LEASE.total_seconds()))
-        await self._ledger.read_again(place)
-        self.drop(place.partition)
+        taken = self._places[partition]
+        lease = (before.at + LEASE - self._now()).total_seconds() if before is not None else 0.0
+        wait = max(doubt, lease, 0.0)
+        self._log.info("ownership.waiting", partition=partition, seconds=round(wait, 1))
+        await self._sleep(min(wait, LEASE.total_seconds()))
+        async with self._reading:
+            if self._places.get(partition) is taken:  # else another one that waited has read it already
+                await self._ledger.read_again(place)
+                self.drop(partition)
+                if before is not None:
+                    self._outlasted[partition] = before
         raise NotOwner("what was decided before the wait may be out of date: look again")
 
     def check(self, place: Place) -> None:
         """A write may start at this moment. Raises NotOwner where it may not."""
-        if self._doubt() > 0 or self._places.get(place.partition) != place or not self._fresh(place.partition):
+        if self._doubt() > 0 or not self._holds(place) or not self._fresh(place.partition):
             raise NotOwner("the lease is not fresh, or the partition was given up meanwhile")
 
     def _doubt(self) -> float:
@@ -94,30 +123,31 @@ class Ownership:
         return self._monotonic() - self._renewed.get(partition, float("-inf"))
 
     async def release(self, partition: int) -> None:
-        """Give the partition up in order: its next owner need not wait."""
-        place = self._places.get(partition)
+        """Give the partition up in order: its next owner need not wait, unless we were waiting for another one ourselves."""
+        place, waiting = self._places.get(partition), partition in self._awaited
         self.drop(partition)
-        if place is not None:
+        if place is not None and not waiting:
             await self._write(place, released=True)
 
     def drop(self, partition: int) -> None:
         """Forget the partition: no write starts for it from here on."""
         self._places.pop(partition, None)
         self._renewed.pop(partition, None)
+        self._awaited.pop(partition, None)
 
     async def keep(self) -> None:
         """Renew every lease, for ever."""
         while True:
-            await asyncio.sleep(PULSE)
+            await self._sleep(PULSE)
             if self._doubt() > 0:
                 continue
             for place in list(self._places.values()):
-                if self._from[place.partition] <= self._now() and self._age(place.partition) >= RENEWAL:
+                if place.partition not in self._awaited and self._age(place.partition) >= RENEWAL:
                     await self._renew(place)
 
     async def _renew(self, place: Place) -> None:
         asked = self._monotonic()  # the lease counts from before the write, since the others see its record's time
-        if self._places.get(place.partition) == place and await self._write(place, released=False):
+        if self._holds(place) and await self._write(self._places[place.partition], released=False):
             self._renewed[place.partition] = asked
 
     async def _write(self, place: Place, *, released: bool) -> bool:

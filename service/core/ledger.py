@@ -13,7 +13,7 @@ back; they go when the meeting has ended for good.
     meeting/<series>                 a meeting, and how far it was looked at
     rules/<series>                   what the meeting rules did to it
     dirty/<series>                   must be looked at again, whatever became of the hint that said so
-    command/<digest of its id>       a command that was begun, or has its outcome
+    command/<digest of its id>       a command that was begun, or has its outcome (:func:`command_entry`)
     policy/<organization>            the version of the policy in force, and how much it changed
     paused/<organization>            an operator stopped every write
     owner/<partition>                who may write to Webex for the organisations of this partition
@@ -23,15 +23,17 @@ back; they go when the meeting has ended for good.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import msgspec
 
 from service.core.message import Message
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A decision that we act on. ``unsettled``: Webex answered with 204, but no list has shown the effect yet.
 
     ``by`` is ``policy`` or ``command``; ``rule`` is that of the policy, or the id of the command.
@@ -47,13 +49,13 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str = "policy"
 
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True):
+class Fact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something that happened at ``at`` and stays true."""
 
     at: datetime
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Seen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What was published last. ``held`` is the version of the policy that left a pending registrant undecided, "" otherwise;
     ``waiting``: because there was no place. ``print`` is a short digest of Webex's fields, "" where none was taken.
     """
@@ -65,7 +67,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     print: str = ""
 
 
-class KnownMeeting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class KnownMeeting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A meeting, and how far it was looked at. ``registration``: people register for it, so it is swept.
 
     ``newest`` is the newest registration time seen, ``full`` when all were last looked at, ``policy`` by which version.
@@ -111,7 +113,7 @@ class RulesRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     policy: str = ""
 
 
-class CommandRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CommandRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A command that was ``begun`` at ``at``, and when it was ``finished`` (its outcome published)."""
 
     digest: str
@@ -170,6 +172,16 @@ _KINDS: dict[str, type[Value]] = {
     "founded": Fact,
     "observing": Fact,
 }
+#: Kinds whose subject is a series, with a registrant and without; the other kinds are about something else.
+_OF_REGISTRANT = ("intent", "approved", "rejected", "human", "released", "seen")
+_OF_SERIES = ("rules", "dirty", "meeting")
+#: Kinds that are kept by their subject: in which mapping.
+_BY_SUBJECT = {"paused": "paused", "policy": "policies", "command": "commands"}
+
+#: How long the id of a finished command is remembered, and that of one that was begun and never ended.
+COMMAND_KEPT = timedelta(days=7)
+BEGUN_KEPT = timedelta(days=30)
+
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _DECODERS = {kind: msgspec.json.Decoder(value) for kind, value in _KINDS.items()}
 
@@ -188,14 +200,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return "/".join(filter(None, (self.kind, self.subject, self.registrant)))
 
 
-def to_message(entry: Entry, *, organization: str) -> Message:
-    """The record of ``entry``; it stands in the partition of its organisation."""
+def to_message(entry: Entry, *, organization: str, partition: int | None = None) -> Message:
+    """The record of ``entry``; it stands in the partition of its organisation, or in the one that is given."""
     value = None if entry.value is None else msgspec.json.encode(entry.value)
-    return Message(topic="ledger", key=entry.key, value=value, partition_by=organization)
+    return Message(topic="ledger", key=entry.key, value=value, partition_by=organization, partition=partition)
 
 
 def from_record(key: str, value: bytes | None) -> Entry | None:
-    """The entry of a record, or None for a kind that this version does not know.
+    """The entry of a record, or None for a kind, or a shape of a key, that this version does not know.
 
     Raises msgspec.ValidationError or msgspec.DecodeError where a known kind cannot be read. A fact is never lost that way:
     that its key is there says enough.
@@ -204,6 +216,8 @@ def from_record(key: str, value: bytes | None) -> Entry | None:
     if kind not in _DECODERS:
         return None
     subject, _, registrant = rest.partition("/")
+    if not subject or (kind in _OF_REGISTRANT) != bool(registrant):
+        return None
     try:
         decoded = None if value is None else _DECODERS[kind].decode(value)
     except (msgspec.ValidationError, msgspec.DecodeError):
@@ -213,14 +227,30 @@ def from_record(key: str, value: bytes | None) -> Entry | None:
     return Entry(kind=kind, subject=subject, registrant=registrant, value=decoded)
 
 
-class Memory(msgspec.Struct):
-    """What is remembered of one registrant."""
+def command_entry(id_: str, record: CommandRecord | None) -> Entry:
+    """What is remembered of the command with this CloudEvent id, which is any text of a stranger's."""
+    return Entry(kind="command", subject=_digest(id_), value=record)
+
+
+def _digest(id_: str) -> str:
+    return hashlib.sha256(id_.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class Memory(msgspec.Struct, gc=False):
+    """What is remembered of one registrant. ``released``: there is such a record, whatever came after it."""
 
     intent: Intent | None = None
     seen: Seen | None = None
     approved: bool = False
     rejected: bool = False
     human: bool = False
+    released: bool = False
+
+    @property
+    def entries(self) -> int:
+        """How many records this is."""
+        flags = self.approved + self.rejected + self.human + self.released
+        return flags + (self.intent is not None) + (self.seen is not None)
 
 
 class SeriesMemory(msgspec.Struct):
@@ -231,9 +261,53 @@ class SeriesMemory(msgspec.Struct):
     dirty: Dirty | None = None
     registrants: dict[str, Memory] = msgspec.field(default_factory=dict)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to remember."""
+        return not self.registrants and self.meeting is None and self.rules is None and self.dirty is None
+
+
+_Shared = TypeVar("_Shared")
+
+
+class Pool:
+    """Equal values are kept once: statuses, versions, rules and their reasons are the same for thousands of people."""
+
+    #: What is equal comes close together, so the pool may forget: then a value is kept once more.
+    LARGEST = 4096
+
+    def __init__(self) -> None:
+        self._values: dict[Any, Any] = {}
+
+    def one(self, value: _Shared) -> _Shared:
+        """The one that is kept of all that equal ``value``."""
+        if len(self._values) >= self.LARGEST:
+            self._values.clear()
+        kept: _Shared = self._values.setdefault(value, value)
+        return kept
+
+    def compact(self, value: Value | None) -> Value | None:
+        """``value`` with shared parts, where many of its kind are kept."""
+        one = self.one
+        if isinstance(value, Seen):
+            seen = Seen(
+                status=one(value.status),
+                held=one(value.held),
+                facts=value.facts,
+                waiting=value.waiting,
+                print=value.print,
+            )
+            return seen if value.print else one(seen)  # a print is a person's own
+        if isinstance(value, Intent):
+            return one(msgspec.structs.replace(value, rule=one(value.rule), reason=one(value.reason)))
+        if isinstance(value, KnownMeeting):
+            texts = {name: one(getattr(value, name)) for name in ("organization", "org_id", "host_email", "policy")}
+            return msgspec.structs.replace(value, **texts)
+        return value
+
 
 class PartitionMemory(msgspec.Struct):
-    """What is remembered of one partition of the ledger."""
+    """What is remembered of one partition of the ledger. ``entries`` counts the records that this is."""
 
     owner: Owner | None = None
     founded: Fact | None = None
@@ -242,38 +316,64 @@ class PartitionMemory(msgspec.Struct):
     policies: dict[str, PolicyRecord] = msgspec.field(default_factory=dict)
     commands: dict[str, CommandRecord] = msgspec.field(default_factory=dict)
     series: dict[str, SeriesMemory] = msgspec.field(default_factory=dict)
+    entries: int = 0
+    pool: Pool = msgspec.field(default_factory=Pool)
 
     def of(self, series: str) -> SeriesMemory:
         """The memory of ``series``, empty at first."""
-        return self.series.setdefault(series, SeriesMemory())
+        memory = self.series.get(series)
+        if memory is None:
+            memory = self.series[series] = SeriesMemory()
+        return memory
+
+    def command(self, id_: str) -> CommandRecord | None:
+        """What is remembered of the command with this CloudEvent id."""
+        return self.commands.get(_digest(id_))
 
     def apply(self, entry: Entry) -> None:
         """Remember ``entry``. Applying the records of a partition in order restores the memory."""
+        value = self.pool.compact(entry.value)
         if entry.registrant:
-            self._apply_to_registrant(entry)
-        elif entry.kind in ("meeting", "rules", "dirty"):
-            setattr(self.of(entry.subject), entry.kind, entry.value)
+            self._apply_to_registrant(entry, value)
+        elif entry.kind in _OF_SERIES:
+            series = self.of(entry.subject)
+            self._count(getattr(series, entry.kind), value)
+            setattr(series, entry.kind, value)
             self._forget_if_empty(entry.subject)
         elif entry.kind in _BY_SUBJECT:
-            _put(getattr(self, _BY_SUBJECT[entry.kind]), entry.subject, entry.value)
+            mapping = getattr(self, _BY_SUBJECT[entry.kind])
+            self._count(mapping.get(entry.subject), value)
+            _put(mapping, entry.subject, value)
         else:
-            setattr(self, entry.kind, entry.value)
+            self._count(getattr(self, entry.kind), value)
+            setattr(self, entry.kind, value)
 
-    def _apply_to_registrant(self, entry: Entry) -> None:
+    def _count(self, before: Value | None, after: Value | None) -> None:
+        self.entries += (after is not None) - (before is not None)
+
+    def _apply_to_registrant(self, entry: Entry, value: Value | None) -> None:
         registrants = self.of(entry.subject).registrants
-        memory = registrants.setdefault(entry.registrant, Memory())
-        _remember(memory, entry)
-        if memory == Memory():
+        memory = registrants.get(entry.registrant)
+        if memory is None:
+            memory = registrants[entry.registrant] = Memory()
+        before = memory.entries
+        _remember(memory, entry.kind, value)
+        after = memory.entries
+        self.entries += after - before
+        if not after:
             del registrants[entry.registrant]
             self._forget_if_empty(entry.subject)
 
     def _forget_if_empty(self, series: str) -> None:
-        if self.of(series) == SeriesMemory():
+        if self.series[series].empty:
             del self.series[series]
 
-
-#: Kinds that are kept by their subject: in which mapping.
-_BY_SUBJECT = {"paused": "paused", "policy": "policies", "command": "commands"}
+    def forgettable(self, now: datetime) -> Iterator[Entry]:
+        """Tombstones for what is remembered by the clock only: commands that ended long ago."""
+        for digest, record in self.commands.items():
+            kept_until = record.finished + COMMAND_KEPT if record.finished else record.at + BEGUN_KEPT
+            if kept_until <= now:
+                yield Entry(kind="command", subject=digest, value=None)
 
 
 def _put(mapping: dict[str, Any], subject: str, value: Value | None) -> None:
@@ -283,12 +383,30 @@ def _put(mapping: dict[str, Any], subject: str, value: Value | None) -> None:
         mapping[subject] = value
 
 
-def _remember(memory: Memory, entry: Entry) -> None:
-    if entry.kind in ("approved", "rejected", "human"):
-        setattr(memory, entry.kind, entry.value is not None)
-    elif entry.kind == "released":
-        if entry.value is not None:
-            memory.intent, memory.approved, memory.rejected, memory.human = None, False, False, False
-            memory.seen = msgspec.structs.replace(memory.seen, held="") if memory.seen else None
-    else:
-        setattr(memory, entry.kind, entry.value)
+def _remember(memory: Memory, kind: str, value: Value | None) -> None:
+    if kind in ("intent", "seen"):
+        setattr(memory, kind, value)
+        return
+    setattr(memory, kind, value is not None)
+    if kind == "released" and value is not None:
+        memory.intent, memory.approved, memory.rejected, memory.human = None, False, False, False
+        memory.seen = msgspec.structs.replace(memory.seen, held="", waiting=False) if memory.seen else None
+
+
+def tombstones(series: str, memory: SeriesMemory) -> Iterator[Entry]:
+    """Everything that the ledger has of ``series``, taken away; the meeting goes last, so that an attempt that ends half-way
+    is found and repeated.
+    """
+    for registrant, remembered in memory.registrants.items():
+        for kind in _kinds_of(remembered):
+            yield Entry(kind=kind, subject=series, registrant=registrant, value=None)
+    for kind in _OF_SERIES:
+        if getattr(memory, kind) is not None:
+            yield Entry(kind=kind, subject=series, value=None)
+
+
+def _kinds_of(memory: Memory) -> Iterator[str]:
+    """The records that there are; what a release took back from memory is still on the topic."""
+    for kind in _OF_REGISTRANT:
+        if memory.released or getattr(memory, kind) not in (None, False):
+            yield kind

@@ -10,13 +10,15 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     ``partition_by`` decides the partition (Kafka's default partitioner over its UTF-8 bytes): for event topics it equals the
     key; records of ``work`` and ``ledger`` stand with their organisation, whatever their key.
-    ``value`` None is a tombstone on a compacted topic.
+    ``value`` None is a tombstone on a compacted topic. ``partition``, where it is given, wins over ``partition_by``: for
+    records about the partition itself.
     """
 
     topic: str
     key: str
     value: bytes | None
     partition_by: str
+    partition: int | None = None
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,8 +11,9 @@ import pytest
 
 from service.bus.kafka import KafkaConsumer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
+from service.bus.kafka_partitioner import partition_for
 from service.bus.topics import TopicPlan
-from service.core.errors import KafkaUnavailable
+from service.core.errors import CannotStore, KafkaUnavailable
 from service.core.message import Message, Received
 from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Cluster
@@ -290,3 +291,79 @@ async def test_the_reader_reads_past_what_compaction_took(kafka: Cluster, topic_
         ("k2", b"299", 299),
         ("end", b"end", 300),
     ]
+
+
+class Asking(Member):
+    """Asks, while it is told of its partitions, what a processor asks there."""
+
+    def __init__(self, consumer: KafkaConsumer, *, failures: int = 0) -> None:
+        super().__init__(consumer)
+        self.failures = failures
+        self.consumed: dict[int, bool] = {}
+        self.places: dict[str, int] = {}
+
+    async def assigned(self, partitions: frozenset[int]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise CannotStore
+        self.consumed = {partition: await self.consumer.consumed(partition) for partition in partitions}
+        self.places = {key: self.consumer.partition_of(key) for key in map(str, range(20))}
+        await super().assigned(partitions)
+
+
+def asking(kafka: Cluster, prefix: str, *, failures: int = 0) -> Asking:
+    """A member that is the only one of its group."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=kafka.bootstrap, topic_prefix=prefix, topic="work", group=f"{prefix}g", instance_id="i"
+    )
+    return Asking(consumer, failures=failures)
+
+
+async def test_a_partition_is_consumed_once_a_record_of_it_is_finished(kafka: Cluster, topic_prefix: str) -> None:
+    """That is known when the partitions are assigned; a group that finished nothing consumed nothing."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=4)])
+    first = asking(kafka, topic_prefix)
+    await first.start()
+    await until(lambda: first.partitions == FOUR)
+    assert first.consumed == dict.fromkeys(FOUR, False)
+    async with producing(kafka, topic_prefix) as producer:
+        await send_all(producer, [Message(topic="work", key="k", value=b"0", partition_by="k", partition=2)])
+    await until(lambda: len(first.records) == 1)
+    await first.stop()
+
+    second = asking(kafka, topic_prefix)
+    await second.start()
+    await until(lambda: second.partitions == FOUR)
+    await second.stop()
+    assert second.consumed == {0: False, 1: False, 2: True, 3: False}
+
+
+async def test_partition_of_is_where_the_producer_puts_it(kafka: Cluster, topic_prefix: str) -> None:
+    """Where the record does not name its partition itself."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=4)])
+    member = asking(kafka, topic_prefix)
+    await member.start()
+    await until(lambda: member.partitions == FOUR)
+    async with producing(kafka, topic_prefix) as producer:
+        await send_all(producer, [numbered(key, 0) for key in member.places])
+    await until(lambda: len(member.records) == len(member.places))
+    await member.stop()
+    assert {record.key: record.partition for record in member.records} == member.places
+    assert member.places == {key: partition_for(key, 4) for key in member.places}
+
+
+async def test_an_assignment_that_cannot_be_taken_up_now_is_tried_again(kafka: Cluster, topic_prefix: str) -> None:
+    """Where the ledger cannot be written at that moment, nothing is delivered until it can."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=4)])
+    member = asking(kafka, topic_prefix, failures=2)
+    await member.start()
+    await until(lambda: member.partitions == FOUR)
+    await member.stop()
+    assert (member.failures, member.early) == (0, [])
+
+
+async def test_nobody_knows_what_was_consumed_without_a_connection() -> None:
+    """That is an error, not a no."""
+    member = asking(Cluster("127.0.0.1:9"), "p.")
+    with pytest.raises(CannotStore):
+        await member.consumer.consumed(0)

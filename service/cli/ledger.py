@@ -1,0 +1,229 @@
+"""``webex-events ledger``: what is remembered of meetings and registrants, kept in a file, put back, or begun anew."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import msgspec
+import typer
+
+from service.bus.kafka_partitioner import partition_for
+from service.cli.api import options
+from service.cli.api.calls import confirm
+from service.cli.api.connection import api_settings
+from service.cli.bus_client import BusClient, batches, over_bus
+from service.cli.clock import utc_now
+from service.cli.endings import FAILED, NOT_NOW, WRONG, end
+from service.cli.examples import Command, Group
+from service.cli.orders import PATIENCE, Organization, Wait, give, keys_of, order
+from service.cli.printing import print_rows
+from service.cli.reading import progress
+from service.core import ledger, ledger_file
+from service.core.ledger import Entry, Fact, PartitionMemory
+from service.core.ledger_file import Line, Records
+from service.core.message import Message, Received
+
+#: A processor that renewed its lease so lately is taken to be running.
+RUNNING = timedelta(seconds=30)
+
+_COLUMNS = ("kind", "records", "written")
+
+ledger_app = typer.Typer(
+    cls=Group,
+    help="What is remembered of meetings and registrants.",
+    epilog="webex-events ledger export FILE\nwebex-events ledger import FILE --dry-run\nwebex-events ledger adopt",
+    no_args_is_help=True,
+)
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; - is stdout or stdin.")]
+_Merge = Annotated[
+    bool, typer.Option("--merge", help="Also into a ledger that is not empty; what is there already stays as it is.")
+]
+
+
+@ledger_app.command(
+    "export", cls=Command, epilog="webex-events ledger export ledger.jsonl\nwebex-events ledger export - | gzip > l.gz"
+)
+def export(file: _File) -> None:
+    """Write everything that the ledger remembers to a file, also while processors run."""
+    found = over_bus(api_settings(), read_ledgers, create=False)
+    lines = found.records.lines(partitions=len(found.memories), at=utc_now())
+    try:
+        with _output(file) as output:
+            output.writelines(lines)
+    except OSError as error:
+        end(f"{file} cannot be written ({error.strerror})", FAILED)
+    typer.echo(f"{len(found.records)} records of {len(found.memories)} partitions", err=True)
+
+
+@ledger_app.command(
+    "import",
+    cls=Command,
+    epilog="webex-events ledger import ledger.jsonl --dry-run\nwebex-events ledger import ledger.jsonl --merge --yes",
+)
+def import_(
+    file: _File,
+    merge: _Merge = False,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    form: options.Output = None,
+) -> None:
+    """Put back what an export wrote, while no processor runs, or while they only observe because the ledger was lost."""
+    lines = _lines(file)
+    settings = api_settings()
+    found = over_bus(settings, read_ledgers)
+    if not found.memories:
+        end("There is no topic for the ledger; `webex-events topics apply` makes it.", FAILED)
+    _refuse_running(found, utc_now())
+    if found.records and not merge:
+        end(f"The ledger has {len(found.records)} records already; --merge adds to it what it does not have.", FAILED)
+    missing = _missing(lines, found.records)
+    messages = _messages(missing, keys_of(settings, None))
+    if not dry_run:
+        confirm(f"Write {len(missing)} records into the ledger.", yes=yes)
+        over_bus(settings, lambda bus: _write(bus, messages, found, utc_now()))
+    print_rows(_counts(lines, missing), form, columns=_COLUMNS)
+    if found.observing and not dry_run:
+        typer.echo("The processors only observe until `webex-events ledger adopt`.", err=True)
+
+
+@ledger_app.command("adopt", cls=Command, epilog="webex-events ledger adopt\nwebex-events ledger adopt --yes")
+def adopt(organization: Organization = None, wait: Wait = PATIENCE, yes: options.Yes = False) -> None:
+    """Go on with the ledger as it is, after it was found empty where it must not be: Webex is written to again."""
+    settings = api_settings()
+    keys = keys_of(settings, organization)
+    found = over_bus(settings, read_ledgers, create=False)
+    waiting = [key for key in keys if partition_for(key, max(1, len(found.memories))) in found.observing]
+    if not waiting:
+        typer.echo("No ledger waits to be adopted.")
+        return
+    confirm(
+        f"For {', '.join(waiting)}: whom a host put back, or the policy decided, is only known as far as the ledger has it "
+        f"({len(found.records)} records). Everybody else who is pending is decided by the policy.",
+        yes=yes,
+    )
+    give(order("adopt"), waiting, wait, said="The ledger is adopted")
+
+
+# --- the ledger as it is ----------------------------------------------------------------------------------------------
+
+
+class Found:
+    """What the partitions of the ledger hold."""
+
+    def __init__(self) -> None:
+        self.records = Records()
+        self.memories: dict[int, PartitionMemory] = {}
+
+    @property
+    def observing(self) -> list[int]:
+        """The partitions that wait to be adopted."""
+        return [partition for partition, memory in self.memories.items() if memory.observing is not None]
+
+    def add(self, record: Received) -> None:
+        """One record, in the order of its partition."""
+        self.records.add(record.partition, record.key, record.value)
+        if record.key.startswith(("owner/", "founded/", "observing/")):
+            with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
+                entry = ledger.from_record(record.key, record.value)
+                if entry is not None:
+                    self.memories[record.partition].apply(entry)
+
+
+async def read_ledgers(bus: BusClient) -> Found:
+    """Every partition."""
+    found = Found()
+    for partition in await bus.partitions("ledger"):
+        found.memories[partition] = PartitionMemory()
+        async for record in bus.read("ledger", partition):
+            found.add(record)
+    return found
+
+
+def _refuse_running(found: Found, now: datetime) -> None:
+    """Ends with exit code 4 where an owner has the old ledger in memory, and acts by it."""
+    for partition, memory in found.memories.items():
+        owner = memory.owner
+        if owner is None or owner.released or memory.observing is not None or now - owner.at > RUNNING:
+            continue
+        end(
+            f"A processor owns partition {partition} of the ledger: stop the processors, wait {RUNNING.seconds} s, and "
+            "try again.",
+            NOT_NOW,
+        )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _output(file: Path) -> Iterator[BinaryIO]:
+    """For this user only; there as a whole, or not at all."""
+    if str(file) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.new")
+    try:
+        unfinished.touch(mode=0o600, exist_ok=False)
+        with unfinished.open("wb") as output:
+            yield output
+            output.flush()
+            os.fsync(output.fileno())
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _lines(file: Path) -> list[Line]:
+    """Ends with exit code 2 where it is no export."""
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
+            return ledger_file.parse(stream)
+    except OSError as error:
+        end(f"{file} cannot be read ({error.strerror})", WRONG)
+    except ledger_file.LedgerFileError as error:
+        end(f"{file}: {error}", WRONG)
+
+
+# --- putting it back --------------------------------------------------------------------------------------------------
+
+
+def _missing(lines: Sequence[Line], there: Records) -> list[Line]:
+    keys = there.keys
+    return [line for line in lines if line.key not in keys]
+
+
+def _messages(lines: Sequence[Line], organizations: Sequence[str]) -> list[Message]:
+    try:
+        return ledger_file.to_messages(lines, otherwise=organizations)
+    except ledger_file.LedgerFileError as error:
+        end(f"Not imported: {error}", WRONG)
+
+
+async def _write(bus: BusClient, messages: Sequence[Message], found: Found, now: datetime) -> None:
+    """In order, batch after batch; last of all, that the ledger is begun."""
+    with progress("Importing", len(messages)) as advance:
+        for batch in batches(messages):
+            await bus.publish(batch)
+            advance(len(batch))
+    await bus.publish(list(_founded(found, now)))
+
+
+def _founded(found: Found, now: datetime) -> Iterable[Message]:
+    for partition, memory in found.memories.items():
+        if memory.founded is None and memory.observing is None:
+            entry = Entry(kind="founded", subject=str(partition), value=Fact(at=now))
+            yield ledger.to_message(entry, organization="", partition=partition)
+
+
+def _counts(lines: Sequence[Line], written: Sequence[Line]) -> list[dict[str, object]]:
+    all_, new = Counter(line.kind for line in lines), Counter(line.kind for line in written)
+    return [{"kind": kind, "records": count, "written": new[kind]} for kind, count in sorted(all_.items())]

@@ -1,0 +1,110 @@
+"""Orders of an operator: ``pause``, ``resume``, ``policy confirm``, ``registrants release``.
+
+Each group here has no name of its own: its commands stand with the group that it is added to.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import msgspec
+import typer
+
+from service.cli.api.connection import api_settings
+from service.cli.bus_client import BusClient, over_bus
+from service.cli.endings import FAILED, WRONG, end
+from service.cli.examples import Command, Group
+from service.cli.orders import PATIENCE, Organization, Wait, give, keys_of, order
+from service.core.identifiers import series_of
+from service.core.ledger import KnownMeeting
+
+#: Registrants of one order: a record has to hold them.
+MOST_REGISTRANTS = 1000
+
+_VERSION = re.compile(r"[0-9a-f]{12}")
+
+operate_app = typer.Typer(cls=Group)
+confirm_app = typer.Typer(cls=Group)
+release_app = typer.Typer(cls=Group)
+
+
+@operate_app.command("pause", cls=Command, epilog="webex-events pause\nwebex-events pause --organization emea --wait 0")
+def pause(organization: Organization = None, wait: Wait = PATIENCE) -> None:
+    """Stop every write to Webex until `resume`, over restarts too; looking and publishing go on."""
+    give(order("pause"), keys_of(api_settings(), organization), wait, said="Nothing is written to Webex any more")
+
+
+@operate_app.command("resume", cls=Command, epilog="webex-events resume\nwebex-events resume --organization emea")
+def resume(organization: Organization = None, wait: Wait = PATIENCE) -> None:
+    """Take `pause` back: what waited is done now. `paused: true` in the policy file stays what it is."""
+    give(order("resume"), keys_of(api_settings(), organization), wait, said="The pause is over")
+
+
+@confirm_app.command(
+    "confirm",
+    cls=Command,
+    epilog="webex-events policy confirm 0123456789ab\nwebex-events policy confirm 0123456789ab --organization emea",
+)
+def confirm(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="As the log and `policy check` show it.")],
+    organization: Organization = None,
+    wait: Wait = PATIENCE,
+) -> None:
+    """Let a new version of the policy, held for changing too much at once, change what it does."""
+    if not _VERSION.fullmatch(version):
+        end("A version is 12 hex digits; `webex-events policy check FILE` shows it.", WRONG)
+    keys = keys_of(api_settings(), organization)
+    give(order("confirm", policy=version), keys, wait, said=f"Version {version} is confirmed")
+
+
+@release_app.command(
+    "release",
+    cls=Command,
+    epilog=(
+        "webex-events registrants release MEETING_ID REGISTRANT_ID\n"
+        "webex-events registrants release MEETING_ID REGISTRANT_ID REGISTRANT_ID --organization emea"
+    ),
+)
+def release(
+    meeting: Annotated[str, typer.Argument(metavar="MEETING_ID", help="The meeting series.")],
+    registrants: Annotated[list[str], typer.Argument(metavar="REGISTRANT_ID...", help="Who.")],
+    organization: Organization = None,
+    wait: Wait = PATIENCE,
+) -> None:
+    """Let the policy decide again about registrants whom a person put back, or who were decided already."""
+    series = series_of(meeting)
+    if series is None:
+        end(f"{meeting} is not the id of a meeting.", WRONG)
+    if len(registrants) > MOST_REGISTRANTS:
+        end(f"At most {MOST_REGISTRANTS} registrants at a time.", WRONG)
+    wanted = order("release", series=series, registrants=list(dict.fromkeys(registrants)))
+    keys = _whose(series, keys_of(api_settings(), organization))
+    give(wanted, keys, wait, said=f"The policy decides again about {len(wanted.registrants)} registrants")
+
+
+def _whose(series: str, keys: list[str]) -> list[str]:
+    """The one of ``keys`` that the meeting belongs to. Ends with exit code 1 where the ledger does not know."""
+    if len(keys) == 1:
+        return keys
+    found = over_bus(api_settings(), lambda bus: _organization_of(bus, series), create=False)
+    if found not in keys:
+        end(f"The ledger does not know meeting {series}; --organization says whose it is.", FAILED)
+    return [found]
+
+
+async def _organization_of(bus: BusClient, series: str) -> str:
+    """As the ledger knows it, else ""."""
+    key, found = f"meeting/{series}", ""
+    for partition in await bus.partitions("ledger"):
+        async for record in bus.read("ledger", partition):
+            if record.key == key:
+                found = _organization(record.value)
+    return found
+
+
+def _organization(value: bytes | None) -> str:
+    try:
+        return msgspec.json.decode(value, type=KnownMeeting).organization if value is not None else ""
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return ""

@@ -1,0 +1,210 @@
+"""``webex-events ledger``, on a journal that no process has, and on one that a process has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.bus.topics import TopicPlan
+from service.cli.bus_client import opened_bus_client
+from service.core import ledger
+from service.core.ledger import Entry, Fact, KnownMeeting, Owner, Seen
+from service.core.message import Message, Received
+from service.settings import load
+from tests.cli.program import invoke, refusal
+from tests.cli.records import on, put
+from tests.kafka.harness import Cluster
+from tests.kafka.records import create_topics, read_topic
+
+NOW = datetime.now(UTC)
+ENTRIES = [
+    Entry(kind="meeting", subject="s1", value=KnownMeeting(organization="default", host_email="host@example.com")),
+    Entry(kind="human", subject="s1", registrant="p1", value=Fact(at=NOW)),
+    Entry(kind="seen", subject="s1", registrant="p1", value=Seen(status="pending")),
+    Entry(kind="founded", subject="0", value=Fact(at=NOW)),
+]
+OBSERVING = Entry(kind="observing", subject="0", value=Fact(at=NOW))
+
+
+def owner(*, age: float, released: bool = False) -> Entry:
+    """A lease that was renewed so many seconds ago."""
+    at = datetime.now(UTC) - timedelta(seconds=age)
+    return Entry(kind="owner", subject="0", value=Owner(instance="a", at=at, released=released))
+
+
+def journal(folder: Path, *entries: Entry) -> dict[str, str]:
+    """The settings of a journal with this ledger."""
+    path = folder / "data"
+    put(path, *(ledger.to_message(entry, organization="default") for entry in entries))
+    return {"JOURNAL__PATH": str(path)}
+
+
+def keys(records: Sequence[Received]) -> list[str]:
+    """Of the records, but for leases."""
+    return [record.key for record in records if not record.key.startswith("owner/")]
+
+
+def exported(folder: Path, *entries: Entry) -> Path:
+    """The export of such a ledger."""
+    folder.mkdir()
+    file = folder / "ledger.jsonl"
+    done = invoke("ledger", "export", str(file), folder=folder, settings=journal(folder, *entries))
+    assert done.returncode == 0
+    return file
+
+
+def test_what_is_exported_is_imported(tmp_path: Path) -> None:
+    """Into an empty ledger, and that is begun then."""
+    file = exported(tmp_path / "a", *ENTRIES, owner(age=3))
+    settings = {"JOURNAL__PATH": str(tmp_path / "b")}
+    done = invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings)
+
+    assert done.returncode == 0
+    assert [(row["kind"], row["records"], row["written"]) for row in json.loads(done.stdout)["items"]] == [
+        ("human", 1, 1),
+        ("meeting", 1, 1),
+        ("seen", 1, 1),
+    ]
+    records = on(tmp_path / "b", "ledger")
+    assert keys(records) == ["meeting/s1", "human/s1/p1", "seen/s1/p1", "founded/0"]
+
+
+def test_an_export_is_for_its_user_only(tmp_path: Path) -> None:
+    """It has people's ids and hosts' addresses; nothing is left beside it."""
+    file = exported(tmp_path / "a", *ENTRIES)
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert {path.name for path in file.parent.iterdir()} == {"ledger.jsonl", "data"}
+
+
+def test_an_export_to_stdout_is_read_from_stdin(tmp_path: Path) -> None:
+    """What is not the file goes to stderr."""
+    done = invoke("ledger", "export", "-", folder=tmp_path, settings=journal(tmp_path, *ENTRIES))
+    settings = {"JOURNAL__PATH": str(tmp_path / "b")}
+    again = invoke("ledger", "import", "-", "--yes", folder=tmp_path, settings=settings, stdin=done.stdout)
+
+    assert (done.returncode, again.returncode) == (0, 0)
+    assert "host@example.com" not in done.stderr.decode()
+    assert len(keys(on(tmp_path / "b", "ledger"))) == 4
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """And says what would be."""
+    file = exported(tmp_path / "a", *ENTRIES)
+    settings = {"JOURNAL__PATH": str(tmp_path / "b")}
+    done = invoke("ledger", "import", str(file), "--dry-run", folder=tmp_path, settings=settings)
+
+    assert done.returncode == 0
+    assert sum(row["written"] for row in json.loads(done.stdout)["items"]) == 3
+    assert keys(on(tmp_path / "b", "ledger")) == []
+
+
+def test_nothing_is_written_without_a_yes(tmp_path: Path) -> None:
+    """Where nobody can be asked."""
+    file = exported(tmp_path / "a", *ENTRIES)
+    settings = {"JOURNAL__PATH": str(tmp_path / "b")}
+    refusal(invoke("ledger", "import", str(file), folder=tmp_path, settings=settings), 2)
+
+    assert keys(on(tmp_path / "b", "ledger")) == []
+
+
+def test_a_ledger_that_is_not_empty_is_only_added_to(tmp_path: Path) -> None:
+    """With --merge, and what it has itself stays as it is."""
+    file = exported(tmp_path / "a", *ENTRIES)
+    newer = Entry(kind="seen", subject="s1", registrant="p1", value=Seen(status="approved"))
+    settings = journal(tmp_path, newer)
+    said = refusal(invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings), 1)
+    assert "--merge" in said[-1]
+    done = invoke("ledger", "import", str(file), "--merge", "--yes", folder=tmp_path, settings=settings)
+
+    assert done.returncode == 0
+    assert keys(on(tmp_path / "data", "ledger")) == ["seen/s1/p1", "meeting/s1", "human/s1/p1", "founded/0"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "code"),
+    [
+        pytest.param([owner(age=2)], 4, id="owned"),
+        pytest.param([owner(age=2), OBSERVING], 0, id="observing"),
+        pytest.param([owner(age=2, released=True)], 0, id="stopped"),
+        pytest.param([owner(age=60)], 0, id="killed"),
+    ],
+)
+def test_a_running_processor_would_not_see_it(tmp_path: Path, entries: list[Entry], code: int) -> None:
+    """So nothing is imported beside one, unless that only observes and reads the ledger again when it is adopted."""
+    file = exported(tmp_path / "a", *ENTRIES)
+    settings = journal(tmp_path, *entries)
+    done = invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings)
+
+    assert done.returncode == code
+    written = keys(on(tmp_path / "data", "ledger"))
+    assert ("human/s1/p1" in written) == (code == 0)
+    assert ("founded/0" in written) == (code == 0 and OBSERVING not in entries)
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
+    """With the file and the line."""
+    (tmp_path / "x").write_text("hello\n")
+    (said,) = refusal(invoke("ledger", "import", "x", "--yes", folder=tmp_path), 2)
+    assert said.startswith("x: line 1: ")
+    refusal(invoke("ledger", "import", "missing", "--yes", folder=tmp_path), 2)
+
+
+def test_there_is_nothing_to_adopt(tmp_path: Path) -> None:
+    """That is no failure."""
+    done = invoke("ledger", "adopt", "--yes", folder=tmp_path, settings=journal(tmp_path, *ENTRIES))
+
+    assert (done.returncode, done.stdout) == (0, b"No ledger waits to be adopted.\n")
+
+
+def test_adopting_asks_first(tmp_path: Path) -> None:
+    """With what is known, and what is not."""
+    settings = journal(tmp_path, *ENTRIES[:3], OBSERVING)
+    said = refusal(invoke("ledger", "adopt", folder=tmp_path, settings=settings), 2)
+    assert "(3 records)" in said[0]
+    refusal(invoke("ledger", "adopt", "--yes", "--wait", "0.1", folder=tmp_path, settings=settings), 4)
+
+    (order,) = on(tmp_path / "data", "work")
+    assert json.loads(order.value or b"")["verb"] == "adopt"
+
+
+@pytest.mark.kafka
+def test_from_the_journal_to_kafka(kafka: Cluster, topic_prefix: str, tmp_path: Path) -> None:
+    """The way of somebody who outgrew one machine: each organisation's records in its partition, all partitions begun."""
+    organizations = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(8)]
+    entries = []
+    for n, organization in enumerate(organizations):
+        entries.append(Entry(kind="meeting", subject=f"s{n}", value=KnownMeeting(organization=organization)))
+        entries.append(Entry(kind="human", subject=f"s{n}", registrant="p", value=Fact(at=NOW)))
+    file = exported(tmp_path / "a", *entries)
+    settings = {
+        "BUS": "kafka",
+        "KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "KAFKA__TOPIC_PREFIX": topic_prefix,
+        "JOURNAL__PATH": str(tmp_path / "unused"),
+    }
+    asyncio.run(create_topics(kafka, topic_prefix, [TopicPlan(name="ledger", partitions=4, compacted=True)]))
+    done = invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings)
+    assert done.returncode == 0, done.stderr
+
+    records = asyncio.run(read_topic(kafka, topic_prefix, "ledger", partitions=4))
+    at = {record.key: record.partition for record in records}
+    wanted = load({f"WEBEX_EVENTS_{name}": value for name, value in settings.items()})
+    assert [at[f"founded/{partition}"] for partition in range(4)] == [0, 1, 2, 3]
+    assert all(at[f"meeting/s{n}"] == at[f"human/s{n}/p"] for n in range(8))
+    assert [at[f"meeting/s{n}"] for n in range(8)] == asyncio.run(_partitions(wanted, organizations))
+
+
+async def _partitions(settings: object, organizations: list[str]) -> list[int]:
+    """Where a producer puts what is partitioned by these."""
+    async with opened_bus_client(settings) as bus:  # type: ignore[arg-type]
+        probes = [Message(topic="ledger", key=f"probe/{o}", value=b"{}", partition_by=o) for o in organizations]
+        await bus.publish(probes)
+        found = {r.key: p for p in await bus.partitions("ledger") async for r in bus.read("ledger", p)}
+    return [found[f"probe/{organization}"] for organization in organizations]
