@@ -182,16 +182,36 @@ class JournalReader:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    async def read(self, topic: str, partition: int) -> AsyncIterator[Received]:
-        """Every record up to the end as it is at the first step.
+    async def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        """Every record up to the end as it is at the first step; from the first one on that was appended at ``since`` or
+        later, where that is said.
 
         Raises JournalError, and ValueError for any partition but 0.
         """
         if partition != PARTITION:
             raise ValueError(f"the journal has one partition, {PARTITION}, not {partition}")
-        async for page in self._journal.scan(topic):
+        pages = self._journal.scan(topic) if since is None else self._pages(topic, since)
+        async for page in pages:
             for stored in page:
                 yield _received(topic, stored)
+
+    async def _pages(self, topic: str, since: datetime) -> AsyncIterator[list[Stored]]:
+        first, end = await self._journal.bounds(topic)
+        position = await self._first(topic, first, end, int(since.timestamp() * 1000))
+        while position < end and (page := await self._journal.read(topic, position, POLL_RECORDS)):
+            position = page[-1].offset + 1
+            yield [stored for stored in page if stored.offset < end]
+
+    async def _first(self, topic: str, low: int, high: int, since: int) -> int:
+        """The first offset from ``low`` on whose record is of that time (ms), by halving; ``high`` where there is none."""
+        while low < high:
+            middle = (low + high) // 2
+            page = await self._journal.read(topic, middle, 1)
+            if not page or page[0].offset >= high or page[0].timestamp >= since:
+                high = middle
+            else:
+                low = page[0].offset + 1
+        return low
 
 
 def _received(topic: str, stored: Stored) -> Received:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 import aiokafka
@@ -29,13 +30,22 @@ class KafkaReader:
         self._prefix = topic_prefix
         self._patience = patience
 
-    async def read(self, topic: str, partition: int) -> AsyncIterator[Received]:
-        """Every record up to the end offset seen at the first step, oldest first. Raises KafkaUnavailable."""
+    async def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        """Every record up to the end offset seen at the first step, oldest first; from the first one on that was written at
+        ``since`` or later, where that is said. Raises KafkaUnavailable.
+        """
         place = aiokafka.TopicPartition(self._prefix + topic, partition)
         async with self._consumer(place) as consumer:
             end = (await self._answer(consumer.end_offsets([place])))[place]
+            if since is not None:
+                consumer.seek(place, await self._first(consumer, place, since, end))
             async for record in self._records(consumer, place, end):
                 yield received(topic, record)
+
+    async def _first(self, consumer: Any, place: Any, since: datetime, end: int) -> int:
+        """The offset of the first record of that time; the end where there is none."""
+        found = await self._answer(consumer.offsets_for_times({place: int(since.timestamp() * 1000)}))
+        return int(found[place].offset) if found.get(place) else end
 
     async def _records(self, consumer: Any, place: Any, end: int) -> AsyncIterator[Any]:
         position = await self._answer(consumer.position(place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from service.core.message import Message, Received
@@ -60,7 +61,10 @@ class Consumer(Protocol):
 
 
 class PartitionReader(Protocol):
-    """Reads a partition of a compacted topic from its start."""
+    """Reads a partition of a topic, without a group: a compacted one from its start."""
 
-    def read(self, topic: str, partition: int) -> AsyncIterator[Received]:
-        """Every record up to the end offset seen at the call, oldest first; several of a key may come, the last one counts."""
+    def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        """Every record up to the end offset seen at the call, oldest first; several of a key may come, the last one counts.
+
+        ``since``: from the first record on that was written then or later.
+        """

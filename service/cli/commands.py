@@ -23,15 +23,21 @@ from service.cli.api.verbs import verbs_of
 from service.cli.auth import auth_app
 from service.cli.clock import utc_now
 from service.cli.dev import DEV_SETTINGS, dev_secret_file, run_dev
+from service.cli.dlq import dlq_app
 from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.guests import guests_app
+from service.cli.inputs import bytes_of
+from service.cli.ledger import ledger_app
+from service.cli.operate import confirm_app, operate_app, release_app
+from service.cli.policy import policy_app
 from service.cli.roles import serve_processor, serve_receiver
 from service.cli.sandbox import serve_sandbox
 from service.cli.secret_files import read_secret, read_secrets
 from service.cli.serving import Stop, stopped_by_signals
 from service.cli.trigger import TRIGGERED, fields_of, notification, send
-from service.core import policy, signature
+from service.cli.undo import registrants_app
+from service.core import signature
 from service.core.errors import (
     BadSignature,
     EventProcessorError,
@@ -42,9 +48,6 @@ from service.core.errors import (
 )
 from service.settings import Settings, load, require_kafka
 from service.telemetry.logging import configure
-
-#: Bytes that are read of a file or of stdin: more than any of them can have.
-LONGEST_INPUT = 2 << 20
 
 #: Seconds within which a broker has to answer for the first time.
 KAFKA_CONNECT = 8
@@ -66,6 +69,9 @@ app = typer.Typer(
         "webex-events serve processor             decide about registrants by the policy\n"
         "webex-events topics plan                 what `topics apply` would do to Kafka\n"
         "webex-events policy check policy.yaml    what is wrong with a policy, with line and column\n"
+        "webex-events policy backtest new.yaml    who would be decided otherwise by another policy\n"
+        "webex-events dlq list                    what could not be done, and why\n"
+        "webex-events pause                       stop every write to Webex; `resume` takes it back\n"
         "webex-events registrants list MEETING_ID every operation of Webex's API by hand"
     ),
     no_args_is_help=True,
@@ -94,22 +100,21 @@ signature_app = typer.Typer(
     ),
     no_args_is_help=True,
 )
-policy_app = typer.Typer(
-    cls=Group,
-    help="The policy for registrants.",
-    epilog="webex-events policy check policy.yaml",
-    no_args_is_help=True,
-)
 app.add_typer(serve_app, name="serve")
 app.add_typer(topics_app, name="topics")
 app.add_typer(signature_app, name="signature")
 app.add_typer(policy_app, name="policy")
 app.add_typer(verbs_of("meetings"), name="meetings")
-app.add_typer(verbs_of("registrants"), name="registrants")
+app.add_typer(registrants_app, name="registrants")
 app.add_typer(verbs_of("registration"), name="registration")
 app.add_typer(verbs_of("webhooks"), name="webhooks")
 app.add_typer(guests_app, name="guests")
 app.add_typer(auth_app, name="auth")
+app.add_typer(dlq_app, name="dlq")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(operate_app)
+policy_app.add_typer(confirm_app)
+registrants_app.add_typer(release_app)
 
 
 @app.command(
@@ -212,7 +217,7 @@ def trigger(
 )
 def signature_sign(body: Annotated[Path, typer.Argument(help="File with the exact bytes; - reads stdin.")]) -> None:
     """Print the signature headers of a body."""
-    for name, value in signature.sign(_bytes_of(body), _secrets(_settings())[0]).items():
+    for name, value in signature.sign(bytes_of(body), _secrets(_settings())[0]).items():
         typer.echo(f"{name}: {value}")
 
 
@@ -233,29 +238,11 @@ def signature_verify(
     live = _secrets(settings)
     try:
         index = signature.verify(
-            _bytes_of(body), map(_raw_header, header), secrets=live, mode=settings.webhook.signatures
+            bytes_of(body), map(_raw_header, header), secrets=live, mode=settings.webhook.signatures
         )
     except BadSignature as error:
         end(f"not verified: {error}", FAILED)
     typer.echo(f"verified with secret {index + 1} of {len(live)}")
-
-
-@policy_app.command(
-    "check",
-    cls=Command,
-    epilog="webex-events policy check policy.yaml\nwebex-events policy check - < policy.yaml",
-)
-def policy_check(file: Annotated[Path, typer.Argument(help="The policy file; - reads stdin.")]) -> None:
-    """Say what is wrong with a policy, with line and column; nothing is changed."""
-    try:
-        checked = policy.parse(_bytes_of(file).decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        end(f"{file}: not UTF-8", WRONG)
-    except PolicyError as error:
-        end(_of_file(file, error), WRONG)
-    typer.echo(
-        f"{file}: {len(checked.rules)} rules, version {checked.version}" + (", paused" if checked.paused else "")
-    )
 
 
 # --- how a command runs and ends --------------------------------------------------------------------------------------
@@ -305,14 +292,6 @@ def _of_file(file: Path | None, error: PolicyError) -> str:
 def _raw_header(text: str) -> tuple[bytes, bytes]:
     name, _, value = text.encode("utf-8", "surrogateescape").partition(b":")
     return name.strip().lower(), value.strip()
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as stream:
-            return stream.read(LONGEST_INPUT)
-    except OSError as error:
-        end(f"{file} cannot be read ({error.strerror})", WRONG)
 
 
 def _secrets(settings: Settings) -> tuple[bytes, ...]:

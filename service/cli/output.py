@@ -35,12 +35,15 @@ WIDEST = 40
 _STEERING = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def rendered(value: Any, form: Format) -> str:
-    """``value``, as decoded from JSON, as text without a last newline; "" for None, which is an answer without a body."""
+def rendered(value: Any, form: Format, *, columns: Sequence[str] = COLUMNS, widest: int = WIDEST) -> str:
+    """``value``, as decoded from JSON, as text without a last newline; "" for None, which is an answer without a body.
+
+    ``columns`` are those of a list's table, and ``widest`` what one cell of it takes.
+    """
     if value is None:
         return ""
     if form is Format.TABLE:
-        return "\n".join(_table(value))
+        return "\n".join(_table(value, columns, widest))
     if form is Format.JSONL:
         return "\n".join(_json(item) for item in items_of(value, otherwise=[value]))
     return _json(value, indent=2)
@@ -58,21 +61,21 @@ def _json(value: Any, *, indent: int = 0) -> str:
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # these stand only inside of texts
 
 
-def _table(value: Any) -> Iterator[str]:
+def _table(value: Any, columns: Sequence[str], widest: int) -> Iterator[str]:
     items = items_of(value, otherwise=[None])
     if not items:
         yield "(none)"
     elif all(isinstance(item, dict) for item in items):
-        yield from _list(items)
+        yield from _list(items, columns, widest)
     elif isinstance(value, dict):
         yield from _object(value)
     else:
         yield _cell(value)
 
 
-def _list(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    names = [name for name in COLUMNS if any(name in item for item in items)] or list(items[0])
-    rows = [[_short(name, _cell(item.get(name))) for name in names] for item in items]
+def _list(items: Sequence[Mapping[str, Any]], columns: Sequence[str], widest: int) -> Iterator[str]:
+    names = [name for name in columns if any(name in item for item in items)] or list(items[0])
+    rows = [[_short(name, _cell(item.get(name)), widest) for name in names] for item in items]
     widths = [max(map(_width, column)) for column in zip(names, *rows, strict=True)]
     for row in ([name.upper() for name in names], *rows):
         yield "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -104,11 +107,11 @@ def _cell(value: Any) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def _short(name: str, cell: str) -> str:
-    if name == "id" or _width(cell) <= WIDEST:
+def _short(name: str, cell: str, widest: int) -> str:
+    if name == "id" or _width(cell) <= widest:
         return cell
-    kept = cell[:WIDEST]
-    while _width(kept) >= WIDEST:
+    kept = cell[:widest]
+    while _width(kept) >= widest:
         kept = kept[:-1]
     return f"{kept}…"
 

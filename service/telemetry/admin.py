@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 from starlette.applications import Starlette
@@ -17,8 +17,10 @@ from service.telemetry.metrics import Metrics
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(*, live: Callable[[], bool], ready: Callable[[], bool], metrics: Metrics) -> Starlette:
-    """The application behind the private listener: ``/livez``, ``/readyz``, ``/metrics``.
+def create_app(
+    *, live: Callable[[], bool], ready: Callable[[], bool], metrics: Metrics, more: Sequence[Route] = ()
+) -> Starlette:
+    """The application behind the private listener: ``/livez``, ``/readyz``, ``/metrics``, and ``more``.
 
     ``live`` is false only where a restart would help; ``ready`` is about being able to accept, not about Kafka.
     """
@@ -27,6 +29,7 @@ def create_app(*, live: Callable[[], bool], ready: Callable[[], bool], metrics: 
             Route("/livez", _probe(live, "This process is stuck")),
             Route("/readyz", _probe(ready, "This process cannot accept now")),
             Route("/metrics", _metrics(metrics)),
+            *more,
         ],
         exception_handlers={HTTPException: _no_such_route},
     )

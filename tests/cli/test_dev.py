@@ -107,9 +107,8 @@ def test_the_line_to_try_works_as_it_is_printed(tmp_path: Path) -> None:
         assert (tried.returncode, tried.stderr) == (0, b"")
         assert tried.stdout.decode() == f"meetings.updated about meeting {meeting}: answered 204\n"
         process.wait(lambda: [1] if set(people) <= approved(process).keys() else [], "the look")
-        acted = process.until("registrants.acted")[0]
-        assert acted["verb"] == "approve"
-        assert acted["asked"] == acted["confirmed"] >= 2
+        acted = [each for each in process.until("registrants.acted") if each["verb"] == "approve"]
+        assert sum(each["confirmed"] for each in acted) >= 2
         assert process.end(signal.SIGTERM) == 0
 
 

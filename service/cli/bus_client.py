@@ -1,0 +1,242 @@
+"""The bus for the command line: read topics, publish a few records, whatever the bus is and whoever runs on it.
+
+On Kafka we are one more client. The journal lets one process in: where one is running, its private listener is asked, else
+the journal is opened for as long as the command takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+import httpx
+import msgspec
+
+from service.bus.journal import FILE_NAME, Journal
+from service.bus.journal_bus import PARTITION, JournalPublisher, JournalReader
+from service.bus.kafka import KafkaProducer, KafkaReader
+from service.bus.kafka_admin import kafka_admin
+from service.bus.publisher import KafkaFirstPublisher
+from service.bus.topics import Admin
+from service.cli.announcement import Announcement, read_announcement, withdrawn
+from service.cli.buses import WRITE_DEADLINE
+from service.cli.endings import FAILED, NOT_NOW, WRONG, end
+from service.core.errors import (
+    CannotStore,
+    EventProcessorError,
+    JournalError,
+    KafkaUnavailable,
+    Problem,
+    RecordRefused,
+    SettingsError,
+)
+from service.core.message import Message, Received
+from service.settings import Settings, require_kafka
+from service.telemetry import logging
+from service.telemetry.records import ALL
+
+#: Records that are published together, and the bytes of their values.
+BATCH_RECORDS = 500
+BATCH_BYTES = 4 * 1024 * 1024
+
+#: Seconds within which a broker has to answer for the first time, and a private listener each time.
+CONNECT = 8.0
+ANSWER = 30.0
+
+T = TypeVar("T")
+
+
+class BusClient(Protocol):
+    """What a command asks of the bus."""
+
+    async def partitions(self, topic: str) -> Sequence[int]:
+        """The partitions of the topic; none where there is no such topic. Raises KafkaUnavailable, JournalError."""
+
+    def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        """Every record up to the end as it is at the call, oldest first; ``since``: of those written then or later.
+
+        Raises KafkaUnavailable, JournalError.
+        """
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return once all of ``messages`` are durable. Raises CannotStore: some may be so; RecordRefused for one that Kafka
+        can never take.
+        """
+
+
+@contextlib.asynccontextmanager
+async def opened_bus_client(settings: Settings, *, create: bool = True) -> AsyncIterator[BusClient]:
+    """The bus of the settings. ``create`` False: a journal that does not exist is an error, and not made.
+
+    Raises SettingsError, KafkaUnavailable, JournalError.
+    """
+    if settings.bus == "kafka":
+        async with _kafka(settings) as kafka:
+            yield kafka
+        return
+    folder = settings.journal.path
+    if not create and not (folder / FILE_NAME).exists():
+        raise SettingsError((Problem(f"there is no journal in {folder}; WEBEX_EVENTS_JOURNAL__PATH names its folder"),))
+    try:
+        journal = await Journal.open(folder)
+    except JournalError as error:
+        async with _listener(read_announcement(folder), error) as listener:
+            yield listener
+        return
+    async with journal:
+        withdrawn(folder)
+        yield _JournalClient(journal)
+
+
+def over_bus(settings: Settings, work: Callable[[BusClient], Awaitable[T]], *, create: bool = True) -> T:
+    """What ``work`` gives, with the bus of the settings. Ends with exit code 2, 4 or 1 and a sentence on an error."""
+    level = "debug" if settings.log.level == "debug" else "error"  # what a person should know is said in sentences
+    logging.configure(stream=sys.stderr, colours=sys.stderr.isatty(), level=level)
+
+    async def run() -> T:
+        async with opened_bus_client(settings, create=create) as bus:
+            return await work(bus)
+
+    try:
+        return asyncio.run(run())
+    except SettingsError as error:
+        end("\n".join(map(str, error.problems)), WRONG)
+    except (KafkaUnavailable, CannotStore) as error:
+        end(_unavailable(settings, error), NOT_NOW)
+    except (JournalError, RecordRefused) as error:
+        end(f"{error}.", FAILED)
+
+
+def _unavailable(settings: Settings, error: EventProcessorError) -> str:
+    where = f"Kafka at {settings.kafka.bootstrap_servers}" if settings.bus == "kafka" else "The journal"
+    return f"{where} cannot do it now: {error}."
+
+
+def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """``messages`` in pieces of a size that every bus takes at once."""
+    batch, size = list[Message](), 0
+    for message in messages:
+        if batch and (len(batch) == BATCH_RECORDS or size + len(message.value or b"") > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += len(message.value or b"")
+    if batch:
+        yield batch
+
+
+# --- Kafka ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _kafka(settings: Settings) -> AsyncIterator[BusClient]:
+    servers, prefix = require_kafka(settings), settings.kafka.topic_prefix
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(CONNECT):
+                admin = await stack.enter_async_context(kafka_admin(servers))
+        except TimeoutError:
+            raise KafkaUnavailable(f"no answer within {CONNECT:g} s") from None
+        client = _KafkaClient(admin, servers, prefix)
+        stack.push_async_callback(client.close)
+        yield client
+
+
+class _KafkaClient:
+    def __init__(self, admin: Admin, servers: str, prefix: str) -> None:
+        self._admin, self._servers, self._prefix = admin, servers, prefix
+        self._reader = KafkaReader(bootstrap_servers=servers, topic_prefix=prefix)
+        self._publisher: KafkaFirstPublisher | None = None
+
+    async def partitions(self, topic: str) -> Sequence[int]:
+        found = (await self._admin.describe([self._prefix + topic])).get(self._prefix + topic)
+        return range(found.partitions) if found else ()
+
+    def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        return self._reader.read(topic, partition, since=since)
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        publisher = self._publisher or await self._started()
+        for batch in batches(messages):
+            await publisher.publish(batch)
+
+    async def _started(self) -> KafkaFirstPublisher:
+        producer = KafkaProducer(bootstrap_servers=self._servers, topic_prefix=self._prefix)
+        self._publisher = KafkaFirstPublisher(producer, None, deadline=WRITE_DEADLINE)
+        await self._publisher.start()
+        return self._publisher
+
+    async def close(self) -> None:
+        if self._publisher is not None:
+            await self._publisher.stop()
+
+
+# --- the journal, opened by us ----------------------------------------------------------------------------------------
+
+
+class _JournalClient:
+    def __init__(self, journal: Journal) -> None:
+        self._reader, self._publisher = JournalReader(journal), JournalPublisher(journal)
+
+    async def partitions(self, topic: str) -> Sequence[int]:  # noqa: ARG002 - they all have the one
+        return (PARTITION,)
+
+    def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        return self._reader.read(topic, partition, since=since)
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        for batch in batches(messages):
+            await self._publisher.publish(batch)
+
+
+# --- the journal of a running process ---------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _listener(announcement: Announcement | None, refused: JournalError) -> AsyncIterator[BusClient]:
+    """The private listener; ``refused`` is raised where nobody answers there."""
+    if announcement is None:
+        raise refused
+    headers = {"authorization": f"Bearer {announcement.token}"}
+    async with httpx.AsyncClient(base_url=announcement.url, headers=headers, timeout=ANSWER, trust_env=False) as client:
+        try:
+            (await client.post("/records", content=b"[]")).raise_for_status()
+        except httpx.HTTPError:
+            raise refused from None
+        yield _ListenerClient(client)
+
+
+class _ListenerClient:
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def partitions(self, topic: str) -> Sequence[int]:  # noqa: ARG002 - they all have the one
+        return (PARTITION,)
+
+    async def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
+        query = {} if since is None else {"since": str(int(since.timestamp() * 1000))}
+        try:
+            async with self._client.stream("GET", f"/records/{topic}/{partition}", params=query) as answer:
+                answer.raise_for_status()
+                async for line in answer.aiter_lines():
+                    if line.encode() == ALL:
+                        return
+                    yield _decoder.decode(line)
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            raise JournalError(f"the running process did not give its records ({type(error).__name__})") from None
+        raise JournalError("the running process could not read all of its records")
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        for batch in batches(messages):
+            try:
+                answer = await self._client.post("/records", content=msgspec.json.encode(batch))
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                raise CannotStore(f"the running process did not take them ({type(error).__name__})") from None
+
+
+_decoder = msgspec.json.Decoder(Received)

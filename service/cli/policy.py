@@ -1,0 +1,349 @@
+"""``webex-events policy``: check a policy, ask it about one person, try it on everybody who registered lately."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from service.cli.api import options
+from service.cli.api.connection import api_settings, talk
+from service.cli.bus_client import BusClient, over_bus
+from service.cli.clock import utc_now
+from service.cli.credentials import credentials
+from service.cli.endings import WRONG, end
+from service.cli.examples import Command, Group
+from service.cli.inputs import bytes_of, object_of
+from service.cli.output import Format
+from service.cli.policy_file import MAX_BYTES, read_lists
+from service.cli.printing import chosen, print_rows
+from service.cli.reading import every_record, progress
+from service.cli.spans import Since, moment_of
+from service.core.backtest import Case, Cases, Judged, Meetings, capacity_of, differences, judged
+from service.core.errors import PolicyError, SettingsError, WebexError
+from service.core.meetings import Meeting
+from service.core.policy import Counts, Explanation, Policy, Step, parse
+from service.core.registrants import Registrant
+from service.settings import Settings
+from service.webex.api import WebexApi
+from service.webex.client import WebexClient
+from service.webex.meetings import to_meeting
+from service.webex.registrants import to_registrants
+
+policy_app = typer.Typer(
+    cls=Group,
+    help="The policy for registrants: check it, ask it, try it.",
+    epilog=(
+        "webex-events policy check policy.yaml\n"
+        "webex-events policy explain --registrant REGISTRANT_ID --meeting MEETING_ID\n"
+        "webex-events policy backtest new.yaml --since 7d"
+    ),
+    no_args_is_help=True,
+)
+
+_File = Annotated[Path, typer.Argument(help="The policy file; - reads stdin.")]
+
+
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+@policy_app.command(
+    "check",
+    cls=Command,
+    epilog="webex-events policy check policy.yaml\nwebex-events policy check - < policy.yaml",
+)
+def policy_check(file: _File) -> None:
+    """Say what is wrong with a policy, with line and column; nothing is changed."""
+    checked = read_policy(file)
+    said = [f"{file}: {len(checked.rules)} rules"]
+    said += [f"{len(checked.meeting_rules)} meeting rules"] if checked.meeting_rules else []
+    said += [f"version {checked.version}", *_switches(checked)]
+    typer.echo(", ".join(said))
+
+
+def _switches(policy: Policy) -> list[str]:
+    return [name for name in ("paused", "shadow") if getattr(policy, name)]
+
+
+def read_policy(file: Path) -> Policy:
+    """The policy in ``file``, with the lists beside it. Ends with exit code 2, a line for each problem."""
+    text = _text_of(file)
+    try:
+        return parse(text, read_lists(text, Path() if str(file) == "-" else file.parent))
+    except PolicyError as error:
+        end("\n".join(f"{file}: {problem}" for problem in error.problems), WRONG)
+
+
+def _text_of(file: Path) -> str:
+    content = bytes_of(file)
+    if len(content) > MAX_BYTES:
+        end(f"{file} is larger than {MAX_BYTES} bytes", WRONG)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        end(f"{file}: not UTF-8", WRONG)
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Whom it is about, and where."""
+
+    registrant: Registrant
+    meeting: Meeting
+    counts: Counts
+
+
+@policy_app.command(
+    "explain",
+    cls=Command,
+    epilog=(
+        "webex-events policy explain --registrant REGISTRANT_ID --meeting MEETING_ID\n"
+        "webex-events policy explain new.yaml --registrant person.json --meeting meeting.json\n"
+        "webex-events registrants get MEETING_ID ID | webex-events policy explain --registrant - --meeting meeting.json"
+    ),
+)
+def policy_explain(
+    file: Annotated[Path | None, typer.Argument(help="The policy file; by default that of the settings.")] = None,
+    registrant: Annotated[
+        str, typer.Option(metavar="ID|FILE", help="An id, or JSON as Webex has it; - is stdin.")
+    ] = "",
+    meeting: Annotated[str, typer.Option(metavar="ID|FILE", help="The same for the meeting.")] = "",
+    approved: Annotated[int | None, typer.Option(help="How many are approved; by default asked, or 0.", min=0)] = None,
+    pending: Annotated[int | None, typer.Option(help="How many are pending; by default asked, or 0.", min=0)] = None,
+    at: Annotated[str, typer.Option(metavar="TIME", help="As if it were then; by default now.")] = "",
+    organization: options.Organization = None,
+    form: options.Output = None,
+) -> None:
+    """Which rule decides about one registrant, why, and what the other rules say. Nothing is changed."""
+    if not registrant or not meeting:
+        end("Say who and where: --registrant ID|FILE --meeting ID|FILE", WRONG)
+    settings = api_settings()
+    rules = file or settings.policy.file
+    if rules is None:
+        end("Which policy? Name its file, or set WEBEX_EVENTS_POLICY__FILE.", WRONG)
+    now, policy = _at(at), read_policy(rules)
+    subject = _subject(settings, registrant, meeting, organization)
+    counts = Counts(
+        approved=subject.counts.approved if approved is None else approved,
+        pending=subject.counts.pending if pending is None else pending,
+        capacity=subject.counts.capacity,
+    )
+    explanation = policy.explain(subject.registrant, meeting=subject.meeting, counts=counts, now=now)
+    _print_explanation(explanation, counts, form)
+
+
+def _at(text: str) -> datetime:
+    now = utc_now()
+    try:
+        return moment_of(text, now=now) if text else now
+    except (ValueError, OverflowError) as error:
+        end(str(error), WRONG)
+
+
+def _subject(settings: Settings, registrant: str, meeting: str, organization: str | None) -> _Subject:
+    """From files, or from Webex. Ends with an exit code where either cannot be had."""
+    person, place = _from_file(registrant), _from_file(meeting)
+    try:
+        known = to_meeting({"id": "", **place}) if place is not None else None
+        given = to_registrants({"items": [{"id": "", "status": "pending", **person}]}, "file") if person else []
+    except WebexError:
+        end("What the files hold is no registrant or no meeting as Webex has them.", WRONG)
+    if known is not None and given:
+        return _Subject(given[0], known, _counted((), known))
+    series = known.id if known else meeting
+    if not series:
+        end("The meeting in the file has no id, so that Webex cannot be asked about the registrant.", WRONG)
+
+    async def ask(client: WebexClient) -> _Subject:
+        api = WebexApi(client)
+        there = known or await api.get_meeting(series)
+        one = given[0] if given else await api.get_registrant(series, registrant, host_email=there.host_email)
+        others = (
+            () if known else await api.list_registrants(series, since=None, now=utc_now(), host_email=there.host_email)
+        )
+        return _Subject(one, there, _counted(others, there))
+
+    return talk(settings, ask, organization=organization, patient=True)
+
+
+def _from_file(text: str) -> dict[str, Any] | None:
+    """The object in the file that ``text`` names; None where it is an id."""
+    return object_of(Path(text)) if text == "-" or Path(text).exists() else None
+
+
+def _counted(registrants: Sequence[Registrant], meeting: Meeting) -> Counts:
+    statuses = Counter(each.status for each in registrants)
+    return Counts(approved=statuses["approved"], pending=statuses["pending"], capacity=capacity_of(meeting))
+
+
+def _print_explanation(explanation: Explanation, counts: Counts, form: Format | None) -> None:
+    if chosen(form) is not Format.TABLE:
+        print_rows({**msgspec.to_builtins(explanation), "counts": msgspec.to_builtins(counts)}, form)
+        return
+    decision = explanation.decision
+    rows = [
+        {"rule": step.name, "then": str(step.then), "says": _says(step), "decides": "←" * (step.name == decision.rule)}
+        for step in explanation.steps
+    ]
+    print_rows(rows, Format.TABLE, columns=("rule", "then", "says", "decides"))
+    typer.echo("")
+    print_rows(msgspec.to_builtins(decision), Format.TABLE)
+
+
+def _says(step: Step) -> str:
+    if step.failure:
+        return f"failed: {step.failure}"
+    if not step.covers:
+        return "not for this meeting, or not at this time"
+    return "matches" if step.matched else "does not match"
+
+
+# --- backtest ---------------------------------------------------------------------------------------------------------
+
+
+@policy_app.command(
+    "backtest",
+    cls=Command,
+    epilog="webex-events policy backtest new.yaml --since 7d\nwebex-events policy backtest new.yaml -o json > report.json",
+)
+def policy_backtest(
+    file: _File,
+    since: Since = "7d",
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask Webex about the meetings.")] = False,
+    organization: options.Organization = None,
+    form: options.Output = None,
+) -> None:
+    """What another policy would have decided about everybody who registered lately: who would change, by rule.
+
+    Replays the facts on the bus. Nothing is changed.
+    """
+    now, settings, policy = utc_now(), api_settings(), read_policy(file)
+    begin = _at(since)
+    cases, told = over_bus(settings, lambda bus: _facts(bus, begin, now), create=False)
+    people = cases.in_order()
+    meetings = {**told.known(), **_asked(settings, people, offline=offline, organization=organization)}
+    results = _replayed(people, policy, meetings)
+    _print_backtest(_Backtest(policy, begin, results, meetings, cases.unreadable), form)
+
+
+async def _facts(bus: BusClient, since: datetime, now: datetime) -> tuple[Cases, Meetings]:
+    cases, meetings = Cases(), Meetings()
+    async for record in every_record(bus, "registrants", since=since, now=now):
+        cases.add(record.value)
+    async for record in every_record(bus, "meetings"):
+        meetings.add(record.value)
+    return cases, meetings
+
+
+def _asked(
+    settings: Settings, people: Sequence[Case], *, offline: bool, organization: str | None
+) -> Mapping[str, Meeting]:
+    """The meetings as Webex has them, where there is one credential for all of them, or one was chosen."""
+    series = sorted({case.series for case in people})
+    if offline or not series or not _can_ask(settings, organization):
+        return {}
+
+    async def ask(client: WebexClient) -> dict[str, Meeting]:
+        found, api = dict[str, Meeting](), WebexApi(client)
+        with progress("Asking Webex about the meetings", len(series)) as advance:
+            for each in series:
+                try:
+                    found[each] = await api.get_meeting(each)
+                except WebexError as error:
+                    typer.echo(f"{each}: {error}; what the events told has to do.", err=True)
+                advance(1)
+        return found
+
+    return talk(settings, ask, organization=organization, patient=True)
+
+
+def _can_ask(settings: Settings, organization: str | None) -> bool:
+    try:
+        return organization is not None or len(credentials(settings)) == 1
+    except SettingsError:
+        return False
+
+
+def _replayed(people: Sequence[Case], policy: Policy, meetings: Mapping[str, Meeting]) -> list[Judged]:
+    results = []
+    with progress("Deciding", len(people)) as advance:
+        for result in judged(people, policy, meetings):
+            results.append(result)
+            advance(1)
+    return results
+
+
+@dataclass(frozen=True)
+class _Backtest:
+    policy: Policy
+    since: datetime
+    results: Sequence[Judged]
+    meetings: Mapping[str, Meeting]
+    unreadable: int
+
+    def report(self) -> dict[str, Any]:
+        """For programs: counts, and the differences as ``items``."""
+        everywhere = {result.series for result in self.results}
+        rows = msgspec.to_builtins(differences(self.results))
+        return {
+            "policy": self.policy.version,
+            "since": self.since.isoformat(),
+            "registrants": len(self.results),
+            "meetings": len(everywhere),
+            "changed": sum(row["count"] for row in rows),
+            "open": sum(row["open"] for row in rows),
+            "byPeople": sum(result.people for result in self.results),
+            "unknownMeetings": sorted(everywhere - self.meetings.keys()),
+            "unreadable": self.unreadable,
+            "items": rows,
+        }
+
+
+_COLUMNS = ("rule", "from", "to", "count", "open", "registrants")
+
+
+def _print_backtest(backtest: _Backtest, form: Format | None) -> None:
+    report = backtest.report()
+    if chosen(form) is Format.TABLE:
+        rows = [_row(each) for each in report["items"]]
+        print_rows(rows, Format.TABLE, columns=_COLUMNS)
+    else:
+        print_rows(report, form)
+    said = (
+        f"{report['changed']} of {report['registrants']} registrants in {report['meetings']} meetings would be decided "
+        f"otherwise by version {report['policy']}; {report['open']} of them are still undecided, so that it would really "
+        f"change them. {report['byPeople']} were decided by people or commands and stay so."
+    )
+    typer.echo(said, err=True)
+    if report["unknownMeetings"]:
+        typer.echo(
+            f"Of {len(report['unknownMeetings'])} meetings neither the events nor Webex told anything: rules that ask "
+            "for a title or a host do not fit them.",
+            err=True,
+        )
+
+
+def _row(difference: Mapping[str, Any]) -> dict[str, Any]:
+    """One line of the table; the ids of all stand in the JSON."""
+    ids = difference["registrants"]
+    before = (
+        f"{difference['before']} ({difference['beforeRule']})" if difference["beforeRule"] else difference["before"]
+    )
+    shown = ", ".join(each.partition("/")[2] for each in ids[:3])
+    return {
+        "rule": difference["rule"] or "(default)",
+        "from": before,
+        "to": difference["after"],
+        "count": difference["count"],
+        "open": difference["open"],
+        "registrants": shown + (f" and {len(ids) - 3} more" if len(ids) > 3 else ""),
+    }

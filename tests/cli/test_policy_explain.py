@@ -1,0 +1,149 @@
+"""`policy explain`: from files without any settings, and from Webex."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.core import event
+from tests.cli.program import invoke, refusal
+from tests.cli.test_api import TOKEN, beside, in_days, simulated
+from tests.facts import fact
+
+POLICY = """
+version: 1
+default: hold
+lists: {partners: [example.org]}
+rules:
+  - {name: elsewhere, meetings: {title: "Board*"}, when: 'true', then: reject}
+  - {name: broken, when: registrant.nothing == "x", then: reject}
+  - {name: partners-in, when: registrant.emailDomain in lists.partners, then: approve, reason: A partner}
+  - {name: everybody-out, when: 'true', then: reject}
+"""
+QUIET = POLICY.replace("registrant.nothing", "registrant.firstName")
+PERSON: dict[str, Any] = {
+    "id": "p",
+    "email": "ann@example.org",
+    "firstName": "Ann",
+    "lastName": "Lee",
+    "status": "approved",
+}
+MEETING = {"id": "a" * 32, "title": "Tea", "registration": {"maxRegisterNum": 1}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With a policy, a person and a meeting."""
+    (tmp_path / "policy.yaml").write_text(QUIET)
+    (tmp_path / "broken.yaml").write_text(POLICY)
+    (tmp_path / "person.json").write_text(json.dumps(PERSON))
+    (tmp_path / "fact.json").write_bytes(event.encode(fact("held", "p", **PERSON)))
+    (tmp_path / "meeting.json").write_text(json.dumps(MEETING))
+    return tmp_path
+
+
+def explained(folder: Path, *arguments: str, **settings: str) -> dict[str, Any]:
+    """What a command printed, which succeeded."""
+    done = invoke("policy", "explain", *arguments, folder=folder, settings=settings)
+    assert done.returncode == 0, done.stderr.decode()
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("person", ["person.json", "fact.json"])
+def test_which_rule_why_and_what_the_others_say(folder: Path, person: str) -> None:
+    """All rules have their say, those behind the one that decides too."""
+    found = explained(folder, "policy.yaml", "--registrant", person, "--meeting", "meeting.json")
+
+    assert (found["decision"]["outcome"], found["decision"]["rule"], found["decision"]["reason"]) == (
+        "approve",
+        "partners-in",
+        "A partner",
+    )
+    assert [(each["name"], each["covers"], each["matched"]) for each in found["steps"]] == [
+        ("elsewhere", False, None),
+        ("broken", True, False),
+        ("partners-in", True, True),
+        ("everybody-out", True, True),
+    ]
+    assert found["counts"] == {"approved": 0, "pending": 0, "capacity": 1}
+
+
+def test_a_rule_that_fails_holds_and_says_why(folder: Path) -> None:
+    """The failure is in its step."""
+    found = explained(folder, "broken.yaml", "--registrant", "person.json", "--meeting", "meeting.json")
+    assert (found["decision"]["outcome"], found["decision"]["rule"]) == ("hold", "broken")
+    assert found["steps"][1]["failure"]
+
+
+def test_how_full_it_is_can_be_said(folder: Path) -> None:
+    """The last place is taken: the waitlist."""
+    arguments = ("policy.yaml", "--registrant", "person.json", "--meeting", "meeting.json", "--approved", "1")
+    assert explained(folder, *arguments)["decision"]["outcome"] == "waitlist"
+
+
+def test_the_policy_of_the_settings(folder: Path) -> None:
+    """Where no file is named."""
+    arguments = ("--registrant", "person.json", "--meeting", "meeting.json")
+    assert explained(folder, *arguments, POLICY__FILE="policy.yaml")["decision"]["rule"] == "partners-in"
+    assert "POLICY__FILE" in "".join(refusal(invoke("policy", "explain", *arguments, folder=folder), 2))
+
+
+def test_for_people(folder: Path) -> None:
+    """A table: what every rule says, and an arrow at the one that decides."""
+    arguments = ("policy.yaml", "--registrant", "-", "--meeting", "meeting.json", "-o", "table")
+    done = invoke("policy", "explain", *arguments, folder=folder, stdin=json.dumps(PERSON).encode())
+    lines = done.stdout.decode().splitlines()
+
+    assert lines[1].split(maxsplit=2) == ["elsewhere", "reject", "not for this meeting, or not at this time"]
+    assert lines[3].split() == ["partners-in", "approve", "matches", "←"]
+    assert sum("←" in line for line in lines) == 1
+    assert "ann@example.org" not in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["--registrant", "person.json"], id="no meeting"),
+        pytest.param(["--registrant", "policy.yaml", "--meeting", "meeting.json"], id="not JSON"),
+        pytest.param(["--registrant", "person.json", "--meeting", "meeting.json", "--at", "soon"], id="no time"),
+    ],
+)
+def test_wrong_usage_is_2(folder: Path, arguments: list[str]) -> None:
+    """Sentences."""
+    refusal(invoke("policy", "explain", "policy.yaml", *arguments, folder=folder), 2)
+
+
+@pytest.fixture(scope="module")
+def webex() -> Iterator[tuple[str, str, list[str]]]:
+    """A simulated Webex with a meeting of five places and three people, one of them approved."""
+    with beside(simulated(link_header=True)) as url, httpx.Client(base_url=url) as client:
+        client.headers["authorization"] = f"Bearer {TOKEN}"
+        form = {"autoAcceptRequest": False, "maxRegisterNum": 5}
+        body = {"title": "Tea", "start": in_days(1), "end": in_days(1.1), "registration": form}
+        meeting = client.post("/v1/meetings", json=body).raise_for_status().json()["id"]
+        people = (
+            client.post("/sandbox/people", json={"meetingId": meeting, "count": 3}).raise_for_status().json()["ids"]
+        )
+        ids = {"registrants": [{"id": people[0]}], "sendEmail": False}
+        client.post(f"/v1/meetings/{meeting}/registrants/approve", json=ids).raise_for_status()
+        yield url, meeting, people
+
+
+def test_webex_is_asked_about_ids(folder: Path, webex: tuple[str, str, list[str]]) -> None:
+    """The person, the meeting, and how full it is."""
+    url, meeting, people = webex
+    settings = {"WEBEX__BASE_URL": f"{url}/v1", "WEBEX__TOKEN": TOKEN}
+    found = explained(folder, "policy.yaml", "--registrant", people[1], "--meeting", meeting, **settings)
+
+    assert found["counts"] == {"approved": 1, "pending": 2, "capacity": 5}
+    assert found["decision"]["rule"] in ("partners-in", "everybody-out")
+    mixed = ("policy.yaml", "--registrant", "person.json", "--meeting", meeting)
+    assert explained(folder, *mixed, **settings)["decision"]["rule"] == "partners-in"
+    unknown = ("policy", "explain", "policy.yaml", "--registrant", "nobody", "--meeting", meeting)
+    refusal(invoke(*unknown, folder=folder, settings=settings), 3)

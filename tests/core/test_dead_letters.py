@@ -1,0 +1,119 @@
+"""Dead letters: what they say, what becomes of them, and how their records are sent again."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from service.core import dead_letters, event
+from service.core.dead_letters import DISCARDED, LONGEST, REDRIVEN, Letter, Letters
+from service.core.message import Message, Received
+from tests.facts import NOW, fact
+
+RECORD = Received(topic="work", partition=2, offset=7, key="default", value=b'{"kind": "hint"}', timestamp=5)
+
+
+def letter_about(record: Received = RECORD) -> event.CloudEvent:
+    """Buried by a processor."""
+    return dead_letters.bury(
+        record,
+        reason="WebexRejected",
+        detail="Webex refused meetings.get",
+        status=400,
+        tracking_id="track-1",
+        attempts=3,
+        now=NOW,
+        receiver="processor-1",
+    )
+
+
+def read(*events: event.CloudEvent | bytes | None) -> Letters:
+    """What the topic says."""
+    letters = Letters()
+    for each in events:
+        letters.add(event.encode(each) if isinstance(each, event.CloudEvent) else each)
+    return letters
+
+
+def test_a_letter_says_what_it_is_about() -> None:
+    """Cause, attempts, Webex's tracking id, the place of the record; on the topic of dead letters."""
+    (letter,) = read(letter_about())
+
+    assert event.to_message(letter_about()).topic == "dead-letters"
+    assert letter == Letter(
+        id=letter_about().partitionkey,
+        state="waiting",
+        topic="work",
+        partition=2,
+        offset=7,
+        key="default",
+        reason="WebexRejected",
+        detail="Webex refused meetings.get",
+        status=400,
+        tracking_id="track-1",
+        attempts=3,
+        bytes=len(RECORD.value or b""),
+        buried="2026-03-01T12:00:00.000Z",
+        since="2026-03-01T12:00:00.000Z",
+    )
+
+
+def test_the_same_record_is_one_letter() -> None:
+    """Delivered once more and buried once more: the same id."""
+    assert len(list(read(letter_about(), letter_about()))) == 1
+    other = msgspec.structs.replace(RECORD, offset=8)
+    assert len(list(read(letter_about(), letter_about(other)))) == 2
+
+
+@pytest.mark.parametrize(("type_", "state"), [(REDRIVEN, "redriven"), (DISCARDED, "discarded")])
+def test_a_closed_letter_waits_no_more(type_: str, state: str) -> None:
+    """Until its record fails at the same place again."""
+    (letter,) = read(letter_about())
+    closing = dead_letters.closed(letter, type_, now=NOW, receiver="cli")
+
+    assert [each.state for each in read(letter_about(), closing)] == [state]
+    assert [each.state for each in read(letter_about(), closing, letter_about())] == ["waiting"]
+    assert list(read(closing)) == []  # retention took the letter away
+    assert event.to_message(closing).key == letter.id  # so it stands behind its letter
+
+
+@pytest.mark.parametrize(
+    "value", [RECORD.value, b"", b"\xff\x00", b"x" * LONGEST], ids=["json", "empty", "bytes", "long"]
+)
+def test_a_record_comes_back_as_it_was(value: bytes) -> None:
+    """Byte for byte, with its key, to its topic."""
+    letter = letter_about(msgspec.structs.replace(RECORD, value=value))
+    (known,) = read(letter)
+    content = dead_letters.content_of(event.encode(letter), known.id)
+
+    assert content == value
+    assert dead_letters.redrive(known, content) == Message(
+        topic="work", key="default", value=value, partition_by="default"
+    )
+
+
+def test_what_a_letter_does_not_repeat() -> None:
+    """A record that is too long for it; and another letter's is not given out."""
+    letter = letter_about(msgspec.structs.replace(RECORD, value=b"x" * (LONGEST + 1)))
+    assert dead_letters.content_of(event.encode(letter), letter.partitionkey) is None
+    assert dead_letters.content_of(event.encode(letter_about()), "another") is None
+    assert dead_letters.content_of(b"{", "another") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(None, id="tombstone"),
+        pytest.param(b"{", id="not JSON"),
+        pytest.param(b"[" * 100_000, id="nested"),
+        pytest.param(b'{"topic": "work", "offset": 5}', id="of another version"),
+        pytest.param(event.encode(fact("held", "x")), id="another event"),
+        pytest.param(
+            event.encode(msgspec.structs.replace(letter_about(), data={"topic": 5})), id="a letter without its fields"
+        ),
+    ],
+)
+def test_what_is_no_letter_is_counted(value: bytes | None) -> None:
+    """It is neither lost in silence nor in the way of the others."""
+    letters = read(value, letter_about())
+    assert (letters.unreadable, len(list(letters))) == (1, 1)
