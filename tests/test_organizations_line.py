@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from service.cli.buses import opened_bus
 from service.cli.credentials import credentials, tenants
 from service.cli.policy_file import LivePolicy
-from service.cli.roles import processing
+from service.cli.processing import processing
 from service.cli.serving import Stop
 from service.core.errors import WebexError, WebexUnauthorized
 from service.core.event import rfc3339

@@ -17,7 +17,8 @@ import typer
 from service.bus.journal import Journal
 from service.cli.buses import embedded_bus
 from service.cli.policy_file import LivePolicy
-from service.cli.roles import private_listener, processing, public_listener
+from service.cli.processing import processing
+from service.cli.roles import private_listener, public_listener
 from service.cli.sandbox import simulated_webex
 from service.cli.secret_files import LiveSecrets, read_secret
 from service.cli.serving import Stop, beside

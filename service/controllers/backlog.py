@@ -1,6 +1,7 @@
-"""What waits for a look: one entry for each meeting series, with the hints that the look will answer.
+"""What waits to be worked on: one entry for each meeting series, with the hints that a look will answer and the commands that
+come before it. A command about no series has an entry of its own.
 
-A look takes its entry out. What comes while it runs makes a new entry, which wants a look of its own.
+Working takes the entry out. What comes meanwhile makes a new entry, which wants work of its own.
 """
 
 from __future__ import annotations
@@ -10,36 +11,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from service.controllers.ledger import Place
 from service.controllers.task import Task
 from service.controllers.work_queue import WorkQueue
 from service.core.message import Received
+from service.core.work import Command
 
-#: Partition and series.
+#: Partition and series, or partition and the command that is about none.
 Key = tuple[int, str]
 
 
 @dataclass
 class Waiting:
-    """One series that has to be looked at. ``first`` is when the oldest hint was accepted, None where a sweep asked.
+    """One key that has to be worked on. ``look``: the series wants a look, after the ``commands``, which are in order.
 
-    ``hints`` are records with the monotonic time when each came.
+    ``first`` is when the oldest hint was accepted, None where a sweep asked. ``hints`` are records with the monotonic time
+    when each came.
     """
 
+    key: Key
     task: Task
+    look: bool = False
     hints: list[tuple[float, Received]] = field(default_factory=list)
+    commands: list[tuple[Received, Command]] = field(default_factory=list)
     first: datetime | None = None
     deleted: bool = False
     attempts: int = 0
     not_before: float = float("-inf")
 
-    @property
-    def key(self) -> Key:
-        """Partition and series."""
-        return self.task.place.partition, self.task.series
-
 
 class Backlog:
-    """The series that wait for a look, and the queue in which they wait."""
+    """The keys that wait, and the queue in which they wait."""
 
     def __init__(self) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
@@ -51,20 +53,38 @@ class Backlog:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(list(self._waiting.values()))
 
+    @property
+    def parked(self) -> int:
+        """How many keys wait for another try after a failure."""
+        return sum(waiting.attempts > 0 for waiting in self._waiting.values())
+
     def mark(self, task: Task, *, first: datetime | None = None, delay: float = 0.0) -> Waiting:
         """``task``'s series has to be looked at in ``delay`` seconds; what was asked of it before is not forgotten."""
-        key = (task.place.partition, task.series)
-        waiting = self._waiting.setdefault(key, Waiting(task=task))
-        waiting.task = _joined(waiting.task, task)
+        waiting = self._entry((task.place.partition, task.series), task)
+        waiting.task = _joined(waiting.task, task) if waiting.look else task
+        waiting.look = True
         waiting.first = waiting.first or first
+        self._queue(waiting.key, delay)
+        return waiting
+
+    def command(self, place: Place, record: Received, command: Command) -> None:
+        """``command`` has to be carried out, after those of the same series that came before."""
+        key = (place.partition, command.series or f"command {command.id}")
+        task = Task(place=place, series=command.series, org_id=command.org_id, traceparent=command.traceparent)
+        self._entry(key, task).commands.append((record, command))
+        self.queue.add(key)
+
+    def _entry(self, key: Key, task: Task) -> Waiting:
+        return self._waiting.setdefault(key, Waiting(key=key, task=task))
+
+    def _queue(self, key: Key, delay: float) -> None:
         if delay > 0:
             self.queue.add_later(key, delay)
         else:
             self.queue.add(key)
-        return waiting
 
     def take(self, key: Key) -> Waiting | None:
-        """What waits under ``key``, for a look that begins now; None where nothing does, or its time has not come."""
+        """What waits under ``key``, for work that begins now; None where nothing does, or its time has not come."""
         waiting = self._waiting.get(key)
         if waiting is None:
             return None
@@ -74,11 +94,14 @@ class Backlog:
         return self._waiting.pop(key)
 
     def put_back(self, waiting: Waiting, delay: float) -> None:
-        """Its look failed: try again in ``delay`` seconds and not before, together with what has come meanwhile."""
+        """Its work failed: try again in ``delay`` seconds and not before, together with what has come meanwhile."""
         newer = self._waiting.get(waiting.key)
         if newer is not None:
-            waiting.task = _joined(waiting.task, newer.task)
+            if newer.look:
+                waiting.task = _joined(waiting.task, newer.task) if waiting.look else newer.task
+            waiting.look = waiting.look or newer.look
             waiting.hints += newer.hints
+            waiting.commands += newer.commands
             waiting.first = waiting.first or newer.first
             waiting.deleted = waiting.deleted or newer.deleted
         waiting.not_before = time.monotonic() + delay
@@ -93,7 +116,7 @@ class Backlog:
                 self.queue.add(waiting.key)
 
     def discard(self, unwanted: Callable[[Key], bool]) -> None:
-        """Forget the series that are ``unwanted``."""
+        """Forget the keys that are ``unwanted``."""
         self.queue.discard(unwanted)
         self._waiting = {key: waiting for key, waiting in self._waiting.items() if not unwanted(key)}
 

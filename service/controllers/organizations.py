@@ -71,14 +71,24 @@ class OrganizationsController:
         ledger: Ledger,
         backlog: Backlog,
         observer: Observer,
+        partition_of: Callable[[str], int] = lambda _: 0,
         pace: Pace = Pace(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tenants, self._ledger, self._backlog, self._observer = tenants, ledger, backlog, observer
-        self._pace, self._monotonic = pace, monotonic
+        self._partition_of, self._pace, self._monotonic = partition_of, pace, monotonic
         self._states = {organization: _State(organization) for organization in tenants}
         self._unconfigured: set[str] = set()
         self._log = structlog.get_logger()
+
+    def places(self) -> list[Place]:
+        """Where the organisations stand that this process owns, whether or not there was work for them yet."""
+        partitions = {organization: self._partition_of(organization) for organization in self._tenants}
+        return [
+            self._ledger.place(organization, partition)
+            for organization, partition in partitions.items()
+            if self._ledger.owns(partition)
+        ]
 
     def usable(self, place: Place) -> bool:
         """Whether Webex may be called for this organisation now: it is configured, and not parked."""

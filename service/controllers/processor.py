@@ -1,59 +1,41 @@
-"""The processor: hints from ``work`` become looks, one at a time for each meeting series.
-
-A hint is not the truth. Its offset is finished when a look that *began after it came* has succeeded, or when the ledger
-says that its series still has to be looked at.
-"""
+"""The processor: the consumer of ``work``. It owns partitions, takes records in, and hands them to the workers."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
 
-from service.controllers.backlog import Backlog, Key, Waiting
-from service.controllers.ledger import Ledger, Place
+from service.controllers.backlog import Backlog
+from service.controllers.discovery import Discovery
+from service.controllers.ledger import Ledger
+from service.controllers.letters import Letters
+from service.controllers.orders import Orders
 from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
-from service.controllers.ports import Clock, Observer, Publisher, WorkConsumer
-from service.controllers.registrants import Looked, RegistrantsController
+from service.controllers.permission import Permission
+from service.controllers.ports import Clock, Observer, WorkConsumer
+from service.controllers.sponsors import Sponsors
 from service.controllers.sweep import Sweep
 from service.controllers.task import Task
+from service.controllers.worker import Worker
 from service.core import work
-from service.core.errors import (
-    CannotStore,
-    EventProcessorError,
-    NotOwner,
-    Reaction,
-    RecordRefused,
-    WebexError,
-    WebexNotFound,
-    WebexUnauthorized,
-)
-from service.core.ledger import Dirty, Entry
-from service.core.message import Message, Received
+from service.core.errors import EventProcessorError, NotOwner
+from service.core.ledger import Dirty
+from service.core.message import Received
 from service.core.organizations import UNKNOWN_ORGANIZATION
-from service.core.retry import backoff
+from service.core.schedule import retired
+from service.core.work import Command, Hint, Order
 
-#: A hint that waited this long (s) is remembered in the ledger, so that its partition's offset can move on.
-PARKED = 60.0
-#: Until this long after the first hint, a 404 means "not there yet" (Webhooks guide: REST may lag by 10 minutes).
-LAG = timedelta(minutes=15)
-#: A look whose call is not confirmed yet is repeated after so many seconds.
-SETTLE_AGAIN = 60.0
-#: A look for an organisation that Webex may not be called for now is tried again after so many seconds.
-NOT_NOW = 60.0
-#: How long (s) running looks may take to end when a partition goes away; the consumer waits 5 s in all.
+#: How long (s) running work may take to end when a partition goes away; the consumer waits 5 s in all.
 DRAIN = 4.0
-#: Bytes of a record that its dead letter repeats.
-LONGEST_LETTER = 512 * 1024
-#: Giving up needs the ledger; where that fails, it is tried again after so many seconds.
-GIVE_UP_AGAIN = 5.0
+#: Seconds from one count of those who may not be written to, to the next.
+WATCH = 5.0
+#: Seconds from one tidying of the ledger to the next.
+TIDY = 600.0
 _DELETED = "webex.meeting.deleted.v1"
 
 
@@ -64,22 +46,26 @@ class Processor:
         self,
         *,
         consumer: WorkConsumer,
-        publisher: Publisher,
         ledger: Ledger,
         ownership: Ownership,
-        controller: RegistrantsController,
+        permission: Permission,
+        letters: Letters,
+        orders: Orders,
+        worker: Worker,
         organizations: OrganizationsController,
+        sponsors: Sponsors,
         backlog: Backlog,
         sweep: Sweep,
+        discovery: Discovery,
         observer: Observer,
         now: Clock,
-        chance: Callable[[], float],
         workers: int = 4,
     ) -> None:
-        self._consumer, self._publisher, self._ledger, self._ownership = consumer, publisher, ledger, ownership
-        self._controller, self._organizations = controller, organizations
-        self._backlog, self._sweep, self._observer = backlog, sweep, observer
-        self._now, self._chance, self._workers = now, chance, workers
+        self._consumer, self._ledger, self._ownership = consumer, ledger, ownership
+        self._permission, self._letters, self._orders = permission, letters, orders
+        self._worker, self._organizations, self._sponsors = worker, organizations, sponsors
+        self._backlog, self._sweep, self._discovery = backlog, sweep, discovery
+        self._observer, self._now, self._workers = observer, now, workers
         self._log = structlog.get_logger()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -88,9 +74,10 @@ class Processor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 intake = tasks.create_task(self._take_in())
-                others = [tasks.create_task(self._work()) for _ in range(self._workers)]
-                jobs = (self._park(), self._sweep.run(), self._ownership.keep(), self._organizations.run())
-                others += [tasks.create_task(job) for job in jobs]
+                jobs = [self._worker.run() for _ in range(self._workers)]
+                jobs += [self._worker.park(), self._watch(), self._tidy(), self._sweep.run(), self._discovery.run()]
+                jobs += [self._ownership.keep(), self._organizations.run(), self._sponsors.run()]
+                others = [tasks.create_task(job) for job in jobs]
                 await stop.wait()
                 intake.cancel()
                 await self._consumer.stop()
@@ -109,13 +96,24 @@ class Processor:
         """
         for partition in sorted(partitions):
             if not self._ledger.owns(partition):
-                records = await self._ledger.restore(partition)
-                self._observer.restored(partition, records)
-                self._log.info("ledger.restored", partition=partition, records=records)
+                await self._restore(partition)
         for partition in partitions:
             for _, series, memory in self._ledger.known(partition):
                 if memory.dirty is not None:
                     self._take_up_dirty(partition, series, memory.dirty)
+            self._sweep.gap(partition)
+
+    async def _restore(self, partition: int) -> None:
+        consumed = await self._consumer.consumed(partition)
+        records = await self._ledger.restore(partition)
+        try:
+            await self._ledger.found(partition, consumed=consumed, now=self._now())
+        except BaseException:
+            self._ledger.forget(partition)  # so that the next attempt begins anew
+            raise
+        self._ownership.take(self._ledger.place("", partition))
+        self._observer.restored(partition, records)
+        self._log.info("ledger.restored", partition=partition, records=records)
 
     def _take_up_dirty(self, partition: int, series: str, dirty: Dirty) -> None:
         place = self._ledger.place(dirty.organization, partition)
@@ -135,10 +133,14 @@ class Processor:
         finally:
             self._backlog.discard(lambda key: key[0] in partitions)
             for partition in partitions:
-                self._ownership.drop(partition)
-                self._ledger.forget(partition)
-                self._sweep.forget(partition)
-                self._organizations.forget(partition)
+                self._forget(partition)
+
+    def _forget(self, partition: int) -> None:
+        self._ownership.drop(partition)
+        self._ledger.forget(partition)
+        self._sweep.forget(partition)
+        self._discovery.forget(partition)
+        self._organizations.forget(partition)
 
     # --- taking in ------------------------------------------------------------------------------------------------
 
@@ -151,16 +153,36 @@ class Processor:
 
     async def _admit(self, record: Received) -> None:
         try:
-            hint = work.decode(record.value or b"")
+            item = work.decode(record.value or b"")
         except (msgspec.DecodeError, msgspec.ValidationError):
-            await self._bury(record, "notAHint")
+            await self._letters.bury(record, "unreadable")
+            self._consumer.finish(record)
             return
         if not self._ledger.owns(record.partition):
             return  # it went to somebody else meanwhile, and the record with it
+        match item:
+            case Hint():
+                self._take_hint(record, item)
+            case Command():
+                place = self._ledger.place(item.organization, record.partition)
+                self._backlog.command(place, record, item)
+            case Order():
+                await self._obey(record, item)
+
+    async def _obey(self, record: Received, order: Order) -> None:
+        try:
+            await self._orders.obey(self._ledger.place(order.organization, record.partition), order)
+        except NotOwner:
+            return  # the record went to the next owner
+        self._consumer.finish(record)
+
+    def _take_hint(self, record: Received, hint: Hint) -> None:
         place = self._ledger.place(hint.organization, record.partition)
         if not hint.series or hint.organization == UNKNOWN_ORGANIZATION:
-            self._finish_at_once(record, hint, place)
+            self._finish_at_once(record, hint)
             return
+        self._sponsors.heard(place, hint.reason, hint.instance, hint.host_email)
+        self._discovery.told((record.partition, hint.series), hint.host_email)
         task = Task(
             place=place,
             series=hint.series,
@@ -172,184 +194,45 @@ class Processor:
         waiting.deleted = waiting.deleted or hint.reason == _DELETED
         waiting.hints.append((time.monotonic(), record))
 
-    def _finish_at_once(self, record: Received, hint: work.Hint, place: Place) -> None:
+    def _finish_at_once(self, record: Received, hint: Hint) -> None:
         """Nothing of these hints needs to be kept: about an organisation the next refused call tells the same, and where
         nobody can know whose the meeting is, nobody could ever look at it.
         """
         if hint.organization == UNKNOWN_ORGANIZATION:
             self._log.warning("organization.unknown", series=hint.series, reason=hint.reason, id=hint.event_id)
         else:
-            self._organizations.told(place, hint.reason)
+            self._organizations.told(self._ledger.place(hint.organization, record.partition), hint.reason)
         self._consumer.finish(record)
 
-    async def _bury(self, record: Received, reason: str) -> None:
-        """A record that leads nowhere goes to the dead letters; only then is its offset finished."""
-        value = record.value or b""
-        letter = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "reason": reason,
-            "bytes": len(value),
-            # Too long for a record once it is encoded: then its place has to do, where retention keeps it.
-            "valueBase64": base64.b64encode(value).decode() if len(value) <= LONGEST_LETTER else None,
-        }
-        message = Message(
-            topic="dead-letters", key=record.key, value=msgspec.json.encode(letter), partition_by=record.key
-        )
-        await self._publish_at_last(message)
-        self._consumer.finish(record)
-        self._log.error("work.buried", partition=record.partition, offset=record.offset, reason=reason)
+    # --- now and then ---------------------------------------------------------------------------------------------
 
-    async def _publish_at_last(self, message: Message) -> None:
+    async def _watch(self) -> None:
+        """Count for whom nothing is written."""
         while True:
+            await asyncio.sleep(WATCH)
+            self._count_stops()
+
+    def _count_stops(self) -> None:
+        stops = [reason for place in self._organizations.places() if (reason := self._permission.stopped(place))]
+        for reason in ("paused", "observeOnly"):
+            self._observer.writes_stopped(reason, stops.count(reason))
+
+    async def _tidy(self) -> None:
+        """Forget the meetings that ended for good, and the commands that nobody will repeat."""
+        while True:
+            await asyncio.sleep(TIDY)
             try:
-                return await self._publisher.publish([message])
-            except CannotStore:
-                await asyncio.sleep(1.0)
+                await self._tidy_once()
+            except EventProcessorError as error:  # the next time, then
+                self._log.warning("ledger.not_tidied", error=type(error).__name__)
 
-    # --- working --------------------------------------------------------------------------------------------------
-
-    async def _work(self) -> None:
-        while True:
-            key = await self._backlog.queue.get()
-            try:
-                await self._take_up(key)
-            finally:
-                self._backlog.queue.done(key)
-
-    async def _take_up(self, key: Key) -> None:
-        waiting = self._backlog.take(key)
-        if waiting is None:
-            return
-        if not self._organizations.usable(waiting.task.place):
-            self._backlog.put_back(waiting, NOT_NOW)
-            return
-        try:
-            await self._look(waiting)
-        except EventProcessorError as error:
-            await self._failed(waiting, error)
-
-    async def _look(self, waiting: Waiting) -> None:
-        task = waiting.task
-        self._sweep.looked(waiting.key)
-        with _traced(task.traceparent):
-            looked = await self._controller.look(task)
-        await self._settle(waiting)
-        self._tell(task, looked)
-        if looked.again:
-            self._backlog.mark(task, delay=SETTLE_AGAIN)
-
-    async def _settle(self, waiting: Waiting) -> None:
-        """Its hints, which all came before the look began, are answered."""
-        task = waiting.task
-        newer = waiting.key in self._backlog  # then the series is still dirty
-        if not newer and self._ledger.series(task.place, task.series).dirty is not None:
-            await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=None)])
-        for _, record in waiting.hints:
-            self._consumer.finish(record)
-
-    def _tell(self, task: Task, looked: Looked) -> None:
-        self._observer.looked(looked.result)
-        tell = self._log.info if looked.decided else self._log.debug
-        tell(
-            "look.finished",
-            series=task.series,
-            result=looked.result,
-            registrants=looked.registrants,
-            decided=looked.decided,
-        )
-
-    async def _failed(self, waiting: Waiting, error: EventProcessorError) -> None:
-        """Back off, or give up where another look would find the same; the next owner does the rest."""
-        if isinstance(error, WebexUnauthorized):
-            self._organizations.doubt(waiting.task.place)
-        waiting.attempts += 1
-        delay = self._delay(waiting, error)
-        self._log.warning(
-            "look.failed",
-            series=waiting.task.series,
-            error=type(error).__name__,
-            status=getattr(error, "status", None),
-            tracking_id=getattr(error, "tracking_id", None),
-            attempt=waiting.attempts,
-            again_in=None if delay is None else round(delay, 1),
-        )
-        try:
-            self._ledger.partition(waiting.task.place)
-            if delay is None:
-                await self._give_up(waiting, error)
-            else:
-                self._backlog.put_back(waiting, delay)
-        except NotOwner:
-            self._log.info("look.left_to_next_owner", series=waiting.task.series)
-        except EventProcessorError:
-            self._backlog.put_back(waiting, GIVE_UP_AGAIN)
-        self._observer.looked("failed")
-
-    async def _give_up(self, waiting: Waiting, error: EventProcessorError) -> None:
-        """Leave the series to the next sweep or hint; one that was deleted is forgotten, a refusal is kept as dead letters."""
-        task = waiting.task
-        if waiting.deleted and self._ledger.series(task.place, task.series).meeting is not None:
-            await self._ledger.record(task.place, [Entry(kind="meeting", subject=task.series, value=None)])
-        if not isinstance(error, WebexNotFound):
-            for _, record in waiting.hints:
-                await self._bury(record, type(error).__name__)
-        await self._settle(waiting)
-
-    def _delay(self, waiting: Waiting, error: EventProcessorError) -> float | None:
-        """Seconds until the next try; None where another look would find the same."""
-        wait = max(backoff(waiting.attempts, base=1.0, cap=60.0, chance=self._chance()), 0.5)
-        if isinstance(error, RecordRefused):
-            return None
-        if not isinstance(error, WebexError):
-            return wait
-        match error.reaction:
-            case Reaction.RETRY_AFTER:
-                return max(error.retry_after or 0.0, wait)
-            case Reaction.LOOK_AGAIN:
-                young = waiting.first is not None and self._now() - waiting.first < LAG
-                return wait if young and not waiting.deleted else None
-            case Reaction.CREDENTIALS:
-                return 60.0
-            case Reaction.PERMANENT:
-                return None
-            case _:
-                return wait
-
-    # --- parking --------------------------------------------------------------------------------------------------
-
-    async def _park(self) -> None:
-        """Hints that waited for a minute are remembered in the ledger instead, so that their partition moves on."""
-        while True:
-            await asyncio.sleep(PARKED / 12)
-            old = time.monotonic() - PARKED
-            for waiting in self._backlog:
-                parked = [hint for hint in waiting.hints if hint[0] < old]
-                if parked:
-                    await self._remember(waiting, parked)
-
-    async def _remember(self, waiting: Waiting, parked: Sequence[tuple[float, Received]]) -> None:
-        task = waiting.task
-        dirty = Dirty(
-            organization=task.place.organization,
-            since=waiting.first or self._now(),
-            org_id=task.org_id,
-            host_email=task.host_email,
-        )
-        try:
-            await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=dirty)])
-        except EventProcessorError:
-            return  # they go on waiting, unfinished
-        for hint in parked:
-            self._consumer.finish(hint[1])
-            waiting.hints.remove(hint)
-        self._log.info("work.parked", series=task.series, hints=len(parked))
-
-
-def _traced(traceparent: str | None) -> AbstractContextManager[object]:
-    """Log lines and calls to Webex carry the trace context of the webhook that led here; a sweep has none."""
-    return structlog.contextvars.bound_contextvars(traceparent=traceparent) if traceparent else nullcontext()
+    async def _tidy_once(self) -> None:
+        now = self._now()
+        for partition in {place.partition for place in self._organizations.places()}:
+            await self._ledger.expire(partition, now)
+        for partition, series, memory in list(self._ledger.known()):
+            if memory.meeting is not None and retired(memory.meeting, now):
+                await self._ledger.retire(self._ledger.place(memory.meeting.organization, partition), series)
 
 
 def _moment(text: str) -> datetime | None:

@@ -6,22 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
-from service.bus.journal_bus import JournalConsumer
 from service.controllers.backlog import Backlog
 from service.controllers.ledger import Place
 from service.controllers.organizations import OrganizationsController, Pace
-from service.controllers.processor import Processor
-from service.controllers.sweep import Intervals, Sweep
 from service.core import event, work
 from service.core.errors import WebexNotFound, WebexUnauthorized, WebexUnavailable
 from service.core.message import Message
 from service.core.work import Hint
 from tests.controllers.conftest import SERIES, START, Desk
+from tests.controllers.plan import processor
 from tests.fakes import FakeTenant, FakeWebex
 
 OTHER = "6" * 32
@@ -68,23 +65,9 @@ class House:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         desk = self.desk
-        intervals = Intervals(look=timedelta(hours=1), full_look=timedelta(hours=1))
-        processor = Processor(
-            consumer=JournalConsumer(desk.journal, topic="work", group=GROUP),
-            publisher=desk.publisher,
-            ledger=desk.ledger,
-            ownership=desk.ownership,
-            controller=desk.controller,
-            organizations=self.organizations,
-            backlog=self.backlog,
-            sweep=Sweep(ledger=desk.ledger, backlog=self.backlog, intervals=intervals, now=desk.clock),
-            observer=desk.observer,
-            now=desk.clock,
-            chance=lambda: 0.0,
-            workers=2,
-        )
+        working = processor(desk, group=GROUP, backlog=self.backlog, organizations=self.organizations)
         stop = asyncio.Event()
-        task = asyncio.create_task(processor.run(stop))
+        task = asyncio.create_task(working.run(stop))
         try:
             yield
         finally:
@@ -139,7 +122,7 @@ async def test_where_webex_refuses_too_the_organisation_is_parked(house: House, 
 
 async def test_the_work_of_a_parked_organisation_is_remembered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hints do not hold their partition up; the next process knows of them, and asks Webex anew."""
-    monkeypatch.setattr("service.controllers.processor.PARKED", 0.3)
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.3)
     async with house.open():
         await house.park()
         await house.tell(hint())
@@ -276,7 +259,7 @@ async def test_a_parked_organisation_holds_nobody_else_up(house: House) -> None:
 
 async def test_an_organisation_that_is_not_configured_waits(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its events are nobody's work today; when it is configured, they are looked at."""
-    monkeypatch.setattr("service.controllers.processor.PARKED", 0.3)
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.3)
     with capture_logs() as logs:
         async with house.open():
             await house.tell(hint(OTHER, organization=ACME), consent(SAID_YES, ACME), hint())

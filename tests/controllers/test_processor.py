@@ -6,23 +6,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 
 from service.bus.journal import Journal
-from service.bus.journal_bus import JournalConsumer
-from service.controllers.backlog import Backlog
-from service.controllers.organizations import OrganizationsController
-from service.controllers.processor import Processor
-from service.controllers.sweep import Intervals, Sweep
 from service.core import event, work
-from service.core.errors import WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
+from service.core.errors import WebexError, WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
 from service.core.message import Message
-from service.core.work import Hint
+from service.core.work import Hint, Order
 from tests.controllers.conftest import SERIES, START, Desk
+from tests.controllers.plan import GROUP, processor
 
 OTHER = "6" * 32
-GROUP = "processors"
 
 
 def hint(series: str = SERIES, *, reason: str = "webex.meeting.updated.v1") -> Message:
@@ -31,25 +27,8 @@ def hint(series: str = SERIES, *, reason: str = "webex.meeting.updated.v1") -> M
     )
 
 
-def processor(desk: Desk, *, interval: float = 3600) -> Processor:
-    backlog = Backlog()
-    intervals = Intervals(look=timedelta(seconds=interval), full_look=timedelta(hours=1))
-    return Processor(
-        consumer=JournalConsumer(desk.journal, topic="work", group=GROUP),
-        publisher=desk.publisher,
-        ledger=desk.ledger,
-        ownership=desk.ownership,
-        controller=desk.controller,
-        organizations=OrganizationsController(
-            tenants=desk.tenants, ledger=desk.ledger, backlog=backlog, observer=desk.observer
-        ),
-        backlog=backlog,
-        sweep=Sweep(ledger=desk.ledger, backlog=backlog, intervals=intervals, now=desk.clock),
-        observer=desk.observer,
-        now=desk.clock,
-        chance=lambda: 0.0,
-        workers=2,
-    )
+def order(verb: Literal["pause", "resume", "adopt"]) -> Message:
+    return work.to_message(Order(organization="default", verb=verb, at=event.rfc3339(START)))
 
 
 @contextlib.asynccontextmanager
@@ -129,13 +108,92 @@ async def test_not_found_means_look_again_later_for_a_quarter_of_an_hour(
     assert await committed(desk.journal) == 1
 
 
-async def test_a_deleted_meeting_is_forgotten(desk: Desk) -> None:
-    """When a meeting was deleted and is not found, the sweep no longer knows it."""
+async def test_a_deleted_meeting_is_remembered_as_missing(desk: Desk) -> None:
+    """When a meeting was deleted and is not found, that is remembered, and what people decided too: a replayed notification
+    proves nothing.
+    """
     await desk.look()
     desk.webex.failures["get_meeting"] = [WebexNotFound("gone", status=404)]
     await desk.publisher.publish([hint(reason="webex.meeting.deleted.v1")])
     async with running(desk):
-        await until(lambda: not any(memory.meeting for _, _, memory in desk.ledger.known()))
+        await until(lambda: any(m.meeting and m.meeting.deleted for _, _, m in desk.ledger.known()))
+        known = desk.ledger.series(desk.place, SERIES)
+        assert known.meeting is not None
+        assert known.meeting.missing == desk.now
+        assert known.registrants
+
+
+async def test_a_meeting_that_is_there_again_is_missing_no_more(desk: Desk) -> None:
+    """Webex's 404 was its lag."""
+    await desk.look()
+    desk.webex.failures["get_meeting"] = [WebexNotFound("gone", status=404)]
+    await desk.publisher.publish([hint(reason="webex.meeting.deleted.v1")])
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["failed"])
+        await desk.publisher.publish([hint()])
+        await until(lambda: desk.observer.looks == ["failed", "finished"])
+        assert all(m.meeting and m.meeting.missing is None for _, _, m in desk.ledger.known())
+
+
+async def test_what_ended_for_good_is_forgotten(desk: Desk) -> None:
+    """A day after it was deleted, and still not there, nothing is remembered of a meeting: not in the ledger either."""
+    await desk.look()
+    gone: list[WebexError | None] = [WebexNotFound("gone", status=404)]
+    desk.webex.failures["get_meeting"] = gone * 2
+    deleted = hint(reason="webex.meeting.deleted.v1")
+    await desk.publisher.publish([deleted])
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["failed"])
+        desk.now += timedelta(days=1, minutes=1)
+        await desk.publisher.publish([deleted])
+        await until(lambda: list(desk.ledger.known()) == [])
+    desk = await desk.restarted()
+    assert list(desk.ledger.known()) == []
+
+
+async def test_an_operator_pauses_and_resumes(desk: Desk) -> None:
+    """After the order nothing is written, after the other one everything is done."""
+    await desk.publisher.publish([order("pause"), hint()])
+    async with running(desk):
+        await until(lambda: len(desk.observer.looks) == 1)
+        assert desk.webex.made("change_status") == []
+        await desk.publisher.publish([order("resume")])
+        await until(lambda: desk.webex.people["partner"].status == "approved")
+    assert await committed(desk.journal) == 3
+
+
+async def test_a_lost_ledger_is_not_acted_upon(desk: Desk) -> None:
+    """Committed offsets and no ledger: people are seen and told of, and nothing is written until it is adopted."""
+    await desk.journal.commit(GROUP, "work", 1)
+    await desk.publisher.publish([hint(), hint()])
+    desk.ledger.forget(0)
+    async with running(desk):
+        await until(lambda: len(desk.observer.looks) == 1)
+        assert ("partner", "registered") in await desk.told()
+        assert desk.webex.made("change_status") == []
+        await desk.publisher.publish([order("adopt")])
+        await until(lambda: desk.webex.people["partner"].status == "approved")
+
+
+async def test_a_command_goes_before_the_look_and_has_one_outcome(desk: Desk) -> None:
+    """One that is refused has its outcome although nothing is asked of Webex."""
+    refused = work.Command(
+        organization="default",
+        id="c-1",
+        digest="d",
+        operation="registrants.approve",
+        series=SERIES,
+        key="theirs",
+        at=event.rfc3339(START),
+        refusal="notAllowed",
+        message="no",
+    )
+    await desk.publisher.publish([work.to_message(refused), work.to_message(refused), hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+    (outcome,) = [event.decode(each.message.value or b"") for each in await desk.journal.read("outcomes", 0, 10)]
+    assert (outcome.type, outcome.data["commandId"]) == ("webex.command.refused.v1", "c-1")
+    assert await committed(desk.journal) == 3
 
 
 async def test_a_record_that_is_no_hint_goes_to_the_dead_letters(desk: Desk) -> None:
@@ -145,8 +203,9 @@ async def test_a_record_that_is_no_hint_goes_to_the_dead_letters(desk: Desk) -> 
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)
 
-    (letter,) = await desk.journal.read("dead-letters", 0, 10)
-    assert b'"topic":"work","partition":0,"offset":0,"reason":"notAHint"' in (letter.message.value or b"")
+    (stored,) = await desk.journal.read("dead-letters", 0, 10)
+    letter = event.decode(stored.message.value or b"").data
+    assert (letter["topic"], letter["partition"], letter["offset"], letter["reason"]) == ("work", 0, 0, "unreadable")
     assert await committed(desk.journal) == 2
 
 
@@ -155,12 +214,18 @@ async def test_the_sweep_finds_those_for_whom_no_webhook_came(desk: Desk) -> Non
     await desk.look()
     desk.webex.register("late", at=desk.now)
     async with running(desk, interval=0.2):
-        await until(lambda: desk.webex.people["late"].status == "approved")
+        await until(lambda: approved_in_time(desk))
+
+
+def approved_in_time(desk: Desk) -> bool:
+    """Time passes until they are."""
+    desk.now += timedelta(seconds=1)
+    return desk.webex.people["late"].status == "approved"
 
 
 async def test_a_hint_that_waits_is_remembered_in_the_ledger(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hint that cannot be answered for a minute lets its partition move on, and is taken up by the next process."""
-    monkeypatch.setattr("service.controllers.processor.PARKED", 0.3)
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.3)
     desk.webex.failures["list_registrants"] = [WebexThrottled("slow down", status=429, retry_after=60)]
     await desk.publisher.publish([hint()])
     async with running(desk):
@@ -200,7 +265,7 @@ async def test_a_hint_that_comes_during_a_long_look_is_answered_by_a_look_of_its
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where it was parked meanwhile: the look that was under way does not answer it."""
-    monkeypatch.setattr("service.controllers.processor.PARKED", 0.2)
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.2)
     gate = desk.webex.hold("get_meeting")
     await desk.publisher.publish([hint()])
     async with running(desk):
@@ -216,7 +281,7 @@ async def test_a_hint_that_comes_during_a_long_look_is_answered_by_a_look_of_its
 
 async def test_a_hint_is_not_parked_where_the_ledger_cannot_say_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the ledger remembers the series, the hint stays uncommitted."""
-    monkeypatch.setattr("service.controllers.processor.PARKED", 0.2)
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.2)
     desk.publisher.refuse = lambda message: message.key.startswith("dirty/")
     desk.webex.failures["list_registrants"] = [WebexThrottled("slow down", status=429, retry_after=60)]
     await desk.publisher.publish([hint()])
@@ -251,7 +316,7 @@ async def test_a_full_look_that_failed_is_full_again(desk: Desk) -> None:
 
 async def test_an_unconfirmed_call_is_looked_at_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a call is not confirmed by any list, the series comes back by itself."""
-    monkeypatch.setattr("service.controllers.processor.SETTLE_AGAIN", 0.1)
+    monkeypatch.setattr("service.controllers.series.SETTLE_AGAIN", 0.1)
     desk.webex.lagging = True
     await desk.publisher.publish([hint()])
     async with running(desk):

@@ -1,0 +1,266 @@
+"""Working on one key: its commands in order, then the look that its hints asked for, and what to do where either fails.
+
+A hint is not the truth. Its offset is finished when a look that *began after it came* has succeeded, or when the ledger
+says that its series still has to be looked at. A command's is finished with its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+
+import structlog
+
+from service.controllers.backlog import Backlog, Key, Waiting
+from service.controllers.commands import Again, CommandsController
+from service.controllers.ledger import Ledger
+from service.controllers.letters import Letters
+from service.controllers.organizations import OrganizationsController
+from service.controllers.ports import Clock, Observer, WorkConsumer
+from service.controllers.series import Look, SeriesController
+from service.controllers.sweep import Sweep
+from service.controllers.task import Task
+from service.core.commands import READS, late
+from service.core.errors import (
+    EventProcessorError,
+    NotOwner,
+    Reaction,
+    RecordRefused,
+    WebexError,
+    WebexNotFound,
+    WebexUnauthorized,
+    WritesStopped,
+)
+from service.core.ledger import Dirty, Entry
+from service.core.message import Received
+from service.core.retry import backoff
+from service.core.work import Command
+
+#: A hint that waited this long (s) is remembered in the ledger, so that its partition's offset can move on.
+PARKED = 60.0
+#: Until this long after the first hint, a 404 means "not there yet" (Webhooks guide: REST may lag by 10 minutes).
+LAG = timedelta(minutes=15)
+#: Work for an organisation that Webex may not be called for, or written to, is tried again after so many seconds.
+NOT_NOW = 60.0
+#: Giving up needs the ledger; where that fails, it is tried again after so many seconds.
+GIVE_UP_AGAIN = 5.0
+
+
+class Worker:
+    """Works on what the backlog holds."""
+
+    def __init__(  # noqa: PLR0913 - the collaborators are named one by one, where they are plugged together
+        self,
+        *,
+        consumer: WorkConsumer,
+        ledger: Ledger,
+        letters: Letters,
+        series: SeriesController,
+        commands: CommandsController,
+        organizations: OrganizationsController,
+        backlog: Backlog,
+        sweep: Sweep,
+        observer: Observer,
+        now: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self._consumer, self._ledger, self._letters = consumer, ledger, letters
+        self._series, self._commands, self._organizations = series, commands, organizations
+        self._backlog, self._sweep, self._observer = backlog, sweep, observer
+        self._now, self._chance = now, chance
+        self._log = structlog.get_logger()
+
+    async def run(self) -> None:
+        """Work on one key after another, for ever."""
+        while True:
+            key = await self._backlog.queue.get()
+            try:
+                await self._take_up(key)
+            finally:
+                self._backlog.queue.done(key)
+
+    async def _take_up(self, key: Key) -> None:
+        waiting = self._backlog.take(key)
+        if waiting is None:
+            return
+        try:
+            if await self._carry_out(waiting) and waiting.look:
+                await self._look_where_usable(waiting)
+        except EventProcessorError as error:
+            await self._failed(waiting, error)
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, waiting: Waiting) -> bool:
+        """Whether all its commands have their outcomes; else they wait, in order, for another try."""
+        while waiting.commands:
+            record, command = waiting.commands[0]
+            if not self._may_begin(waiting, command):
+                self._backlog.put_back(waiting, NOT_NOW)
+                return False
+            with _traced(command.traceparent):
+                result = await self._commands.execute(waiting.task.place, command, waiting.attempts)
+            if isinstance(result, Again):
+                waiting.attempts += 1
+                self._backlog.put_back(waiting, result.delay)
+                return False
+            waiting.attempts = 0
+            waiting.commands.pop(0)
+            self._consumer.finish(record)
+            self._look_afterwards(waiting, command.operation)
+        return True
+
+    def _may_begin(self, waiting: Waiting, command: Command) -> bool:
+        """One that needs nothing of Webex, since it is refused, does not wait for a parked organisation."""
+        refused = command.refusal or late(command.expires, self._now())
+        return bool(refused) or self._organizations.usable(waiting.task.place)
+
+    def _look_afterwards(self, waiting: Waiting, operation: str) -> None:
+        """What a command changed is observed at once, not at the next sweep."""
+        if waiting.task.series and operation not in READS:
+            waiting.look = True
+            waiting.deleted = waiting.deleted or operation == "meetings.delete"
+
+    # --- looks ----------------------------------------------------------------------------------------------------
+
+    async def _look_where_usable(self, waiting: Waiting) -> None:
+        if self._organizations.usable(waiting.task.place):
+            await self._look(waiting)
+        else:
+            self._backlog.put_back(waiting, NOT_NOW)
+
+    async def _look(self, waiting: Waiting) -> None:
+        task = waiting.task
+        self._sweep.looked(waiting.key, hinted=bool(waiting.hints))
+        with _traced(task.traceparent):
+            looked = await self._series.look(task)
+        await self._settle(waiting)
+        self._tell(task, looked)
+        if looked.again is not None:
+            self._backlog.mark(task, delay=looked.again)
+
+    async def _settle(self, waiting: Waiting) -> None:
+        """Its hints, which all came before the look began, are answered."""
+        task = waiting.task
+        newer = waiting.key in self._backlog  # then the series is still dirty
+        if not newer and self._ledger.series(task.place, task.series).dirty is not None:
+            await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=None)])
+        for _, record in waiting.hints:
+            self._consumer.finish(record)
+
+    def _tell(self, task: Task, looked: Look) -> None:
+        self._observer.looked(looked.result)
+        tell = self._log.info if looked.decided else self._log.debug
+        tell(
+            "look.finished",
+            series=task.series,
+            result=looked.result,
+            registrants=looked.registrants,
+            decided=looked.decided,
+        )
+
+    # --- failures -------------------------------------------------------------------------------------------------
+
+    async def _failed(self, waiting: Waiting, error: EventProcessorError) -> None:
+        """Back off, or give up where another look would find the same; the next owner does the rest."""
+        if isinstance(error, WebexUnauthorized):
+            self._organizations.doubt(waiting.task.place)
+        stopped = isinstance(error, WritesStopped)
+        waiting.attempts += not stopped
+        delay = self._delay(waiting, error)
+        self._complain(waiting, error, delay)
+        try:
+            self._ledger.partition(waiting.task.place)
+            if delay is None and not waiting.commands:
+                await self._give_up(waiting, error)
+            else:
+                self._backlog.put_back(waiting, NOT_NOW if delay is None else delay)
+        except NotOwner:
+            self._log.info("look.left_to_next_owner", series=waiting.task.series)
+        except EventProcessorError:
+            self._backlog.put_back(waiting, GIVE_UP_AGAIN)
+        self._observer.looked("stopped" if stopped else "failed")
+
+    def _complain(self, waiting: Waiting, error: EventProcessorError, delay: float | None) -> None:
+        log = self._log.info if isinstance(error, WritesStopped) else self._log.warning
+        log(
+            "look.failed",
+            series=waiting.task.series,
+            error=type(error).__name__,
+            reason=getattr(error, "reason", None),
+            status=getattr(error, "status", None),
+            tracking_id=getattr(error, "tracking_id", None),
+            attempt=waiting.attempts,
+            again_in=None if delay is None else round(delay, 1),
+        )
+
+    async def _give_up(self, waiting: Waiting, error: EventProcessorError) -> None:
+        """Leave the series to the next sweep or hint; of one that is not there that is remembered, a refusal is kept as dead
+        letters.
+        """
+        if isinstance(error, WebexNotFound):
+            await self._series.missing(waiting.task, deleted=waiting.deleted)
+        else:
+            for _, record in waiting.hints:
+                await self._letters.bury(record, type(error).__name__, error=error, attempts=waiting.attempts)
+        await self._settle(waiting)
+
+    def _delay(self, waiting: Waiting, error: EventProcessorError) -> float | None:
+        """Seconds until the next try; None where another look would find the same."""
+        wait = max(backoff(waiting.attempts, base=1.0, cap=60.0, chance=self._chance()), 0.5)
+        if isinstance(error, RecordRefused):
+            return None
+        if isinstance(error, WritesStopped):
+            return NOT_NOW
+        if not isinstance(error, WebexError):
+            return wait
+        match error.reaction:
+            case Reaction.RETRY_AFTER:
+                return max(error.retry_after or 0.0, wait)
+            case Reaction.LOOK_AGAIN:
+                young = waiting.first is not None and self._now() - waiting.first < LAG
+                return wait if young and not waiting.deleted else None
+            case Reaction.CREDENTIALS:
+                return 60.0
+            case Reaction.PERMANENT:
+                return None
+            case _:
+                return wait
+
+    # --- parking --------------------------------------------------------------------------------------------------
+
+    async def park(self) -> None:
+        """Hints that waited for a minute are remembered in the ledger instead, so that their partition moves on; for ever."""
+        while True:
+            await asyncio.sleep(PARKED / 12)
+            old = time.monotonic() - PARKED
+            for waiting in self._backlog:
+                parked = [hint for hint in waiting.hints if hint[0] < old]
+                if parked:
+                    await self._remember(waiting, parked)
+            self._observer.keys_parked(self._backlog.parked)
+
+    async def _remember(self, waiting: Waiting, parked: Sequence[tuple[float, Received]]) -> None:
+        task = waiting.task
+        dirty = Dirty(
+            organization=task.place.organization,
+            since=waiting.first or self._now(),
+            org_id=task.org_id,
+            host_email=task.host_email,
+        )
+        try:
+            await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=dirty)])
+        except EventProcessorError:
+            return  # they go on waiting, unfinished
+        for hint in parked:
+            self._consumer.finish(hint[1])
+            waiting.hints.remove(hint)
+        self._log.info("work.parked", series=task.series, hints=len(parked))
+
+
+def _traced(traceparent: str | None) -> AbstractContextManager[object]:
+    """Log lines and calls to Webex carry the trace context of the webhook that led here; a sweep has none."""
+    return structlog.contextvars.bound_contextvars(traceparent=traceparent) if traceparent else nullcontext()
