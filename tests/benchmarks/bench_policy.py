@@ -1,10 +1,12 @@
-"""How long one decision takes, with a policy of five rules. Run it: python -m tests.benchmarks.bench_policy."""
+"""How long decisions take, and how many one core makes. Run it: python -m tests.benchmarks.bench_policy."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from service.core.meetings import Meeting
 from service.core.policy import Counts, parse
@@ -30,6 +32,20 @@ MATCHING = {
 }
 WHOLE = {"all fields (size(registrant))": "size(registrant) == 0"}
 
+RULE = "registrant.emailDomain in lists.partners"
+LARGE = """
+version: 1
+lists: {vips: {file: vips.txt}}
+rules: [{name: vips, when: registrant.emailAddress in lists.vips, then: approve}]
+"""
+VIPS = "".join(f"guest{number}@example.org\n" for number in range(100_000))
+MEETING_RULES = """
+version: 1
+meetingRules:
+  - {name: record, when: meeting.scheduledType == "webinar", set: {enabledAutoRecordMeeting: true}}
+  - {name: title, when: true, set: {agenda: "About ${meeting.title}"}, enforce: always}
+"""
+
 FIELDS = {
     "firstName": "Bob",
     "lastName": "Lee",
@@ -46,6 +62,7 @@ FIELDS = {
 QUESTIONS = {"customizedQuestions": [{"id": 330087, "question": "Colour?", "type": "dropdownList"}]}
 MEETING = Meeting(id="0" * 32, title="A meeting", fields={"scheduledType": "webinar", "registration": QUESTIONS})
 REGISTRANT = Registrant(id="1", status="pending", email="bob@example.com", registered=None, fields=FIELDS)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 COUNTS = Counts(approved=3, pending=2, capacity=100)
 
 
@@ -54,20 +71,55 @@ def microseconds(run: Callable[[], object], *, times: int = 20_000) -> float:
     return min(timeit.repeat(run, number=times, repeat=5)) / times * 1e6
 
 
-def cost(text: str) -> float:
+def cost(text: str, files: Mapping[str, str] = {}) -> float:
     """Microseconds for one decision, where no rule matches."""
-    policy = parse(text)
-    assert policy.decide(REGISTRANT, meeting=MEETING, counts=COUNTS).rule == ""
-    return microseconds(lambda: policy.decide(REGISTRANT, meeting=MEETING, counts=COUNTS))
+    policy = parse(text, files)
+    assert policy.decide(REGISTRANT, meeting=MEETING, counts=COUNTS, now=NOW).rule == ""
+    return microseconds(lambda: policy.decide(REGISTRANT, meeting=MEETING, counts=COUNTS, now=NOW))
+
+
+def cost_of_approvals() -> float:
+    """Microseconds for each of many who are approved one after the other, so that the counts change each time."""
+    policy, approved = parse("version: 1\ndefault: approve\n" + POLICY.replace("version: 1\n", "")), itertools.count()
+
+    def decide() -> object:
+        counts = Counts(approved=next(approved) % 50, pending=2, capacity=100)
+        return policy.decide(REGISTRANT, meeting=MEETING, counts=counts, now=NOW)
+
+    return microseconds(decide)
+
+
+def cost_of_a_rule() -> float:
+    """Microseconds that one more rule takes: a hundred of them, less none."""
+    rules = "".join(f"  - {{name: r{number}, when: '{RULE}', then: hold}}\n" for number in range(100))
+    head = "version: 1\nlists: {partners: [a.example, b.example]}\nrules:\n"
+    return (cost(head + rules) - cost(head + f"  - {{name: r, when: '{RULE}', then: hold}}\n")) / 99
+
+
+def cost_of_wishes() -> float:
+    """Microseconds for two meeting rules and one meeting."""
+    policy = parse(MEETING_RULES)
+    assert len(policy.wishes(MEETING, now=NOW)) == 2
+    return microseconds(lambda: policy.wishes(MEETING, now=NOW), times=5_000)
+
+
+def report(what: str, cost: float, *, each: str = "") -> None:
+    """One line; ``each`` names what there is one of in that time."""
+    rate = f"  {1e6 / cost:>9,.0f} {each}/s and core" if each else ""
+    sys.stdout.write(f"{what:44} {cost:8.1f} µs{rate}\n")
 
 
 def main() -> None:
     """Print one line for each case."""
-    sys.stdout.write(f"{'five rules, none matches':42} {cost(POLICY):7.1f} µs\n")
+    report("decide(): five rules, none matches", cost(POLICY), each="decisions")
+    report("decide(): five rules, everybody is approved", cost_of_approvals(), each="decisions")
+    report("one rule more: an e-mail's domain in a list", cost_of_a_rule(), each="rules")
     for name, condition in {**MATCHING, **WHOLE}.items():
         rule = f'  - {{name: six, when: "{condition}", then: hold}}\n'
-        sys.stdout.write(f"{'... and a sixth with ' + name:42} {cost(POLICY + rule):7.1f} µs\n")
-    sys.stdout.write(f"{'reading the file':42} {microseconds(lambda: parse(POLICY), times=20):7.0f} µs\n")
+        report("five rules and a sixth with " + name, cost(POLICY + rule))
+    report("one rule, a list of 100,000 addresses", cost(LARGE, {"vips.txt": VIPS}))
+    report("wishes(): two meeting rules", cost_of_wishes(), each="meetings")
+    report("reading the file", microseconds(lambda: parse(POLICY), times=20))
 
 
 if __name__ == "__main__":

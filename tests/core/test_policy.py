@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import string
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -48,6 +50,8 @@ rules:
     then: reject
 """
 
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
 FORM = {
     "customizedQuestions": [
         {"id": 7, "question": "Code?", "type": "singleLineTextBox"},
@@ -72,10 +76,11 @@ def decide(
     policy: Policy, registrant: Registrant, meeting: Meeting | None = None, counts: Counts | None = None
 ) -> Decision:
     return policy.decide(
-        registrant, meeting=meeting or a_meeting(), counts=counts or Counts(approved=5, pending=1, capacity=10)
+        registrant, meeting=meeting or a_meeting(), counts=counts or Counts(approved=5, pending=1, capacity=10), now=NOW
     )
 
 
+@functools.cache
 def one_rule(when: str, then: str = "approve") -> Policy:
     quoted = when.replace("'", "''")
     lists = "{partners: [corp.com], empty: [], cities: [Berlin]}"
@@ -245,7 +250,7 @@ def test_without_a_file_everything_is_held() -> None:
     assert HOLD_EVERYTHING.paused is False
 
 
-@pytest.mark.parametrize("default", ["approve", "reject", "hold"])
+@pytest.mark.parametrize("default", ["approve", "reject", "hold", "waitlist"])
 def test_the_default_decides_where_no_rule_does(default: str) -> None:
     """The file's default is the outcome, and the reason names it."""
     decision = decide(parse(f"version: 1\ndefault: {default}\n"), a_registrant())
@@ -323,6 +328,83 @@ def test_counts_can_be_compared_always(when: str, capacity: int | None, outcome:
     counts = Counts(approved=5, pending=1, capacity=capacity)
 
     assert decide(one_rule(when), a_registrant(), counts=counts).outcome == outcome
+
+
+FULL = Counts(approved=10, pending=1, capacity=10)
+
+
+@pytest.mark.parametrize(
+    ("then", "counts", "outcome", "reason"),
+    [
+        ("approve", Counts(approved=9, pending=1, capacity=10), "approve", "Rule"),
+        ("approve", FULL, "waitlist", "(no place is free)"),
+        ("approve", Counts(approved=11, pending=1, capacity=10), "waitlist", "(no place is free)"),
+        ("approve", Counts(approved=11, pending=1, capacity=None), "approve", "Rule"),
+        ("approve", Counts(approved=11, pending=1, capacity=0), "approve", "Rule"),
+        ("approve", Counts(approved=11, pending=1, capacity=-1), "approve", "Rule"),
+        ("reject", FULL, "reject", "Rule"),
+        ("hold", FULL, "hold", "Rule"),
+        ("waitlist", Counts(approved=0, pending=1, capacity=10), "waitlist", "Rule"),
+    ],
+)
+def test_nobody_is_approved_without_a_place(then: str, counts: Counts, outcome: str, reason: str) -> None:
+    """An approval beyond the capacity is a place on the waitlist, by the same rule and with its reason."""
+    decision = decide(one_rule("true", then), a_registrant(), counts=counts)
+
+    assert (decision.outcome, decision.rule) == (outcome, "only")
+    assert reason in decision.reason
+    assert decision.reason.startswith('Rule "only" matched')
+
+
+def test_the_default_approves_nobody_without_a_place() -> None:
+    """Neither does the default."""
+    decision = decide(parse("version: 1\ndefault: approve\n"), a_registrant(), counts=FULL)
+
+    assert (decision.outcome, decision.reason) == (
+        "waitlist",
+        "No rule matched: the default is approve (no place is free)",
+    )
+
+
+def test_an_explanation_says_what_every_rule_says() -> None:
+    """The decision, and of each rule whether it was asked, whether it matched, and why it gave no answer."""
+    policy = parse(PARTNERS)
+    explanation = policy.explain(
+        a_registrant("ann@example.org", zipCode=None),
+        meeting=a_meeting("Partner day", registration={}),
+        counts=Counts(approved=5, pending=1, capacity=10),
+        now=NOW,
+    )
+
+    assert explanation.decision == decide(policy, a_registrant("ann@example.org"))
+    assert explanation.decision.rule == "partners-in"
+    failed = "KeyError: a field, an answer or a key is not there"
+    assert [(step.name, str(step.then), step.covers, step.matched, step.failure) for step in explanation.steps] == [
+        ("competitors-out", "reject", True, False, ""),
+        ("partners-in", "approve", True, True, ""),
+        ("no-company", "hold", False, None, ""),
+        ("neighbours", "approve", True, False, ""),
+        ("vip", "approve", True, None, failed),
+        ("webinar", "reject", True, False, ""),
+    ]
+
+
+def test_an_explanation_of_what_cannot_be_shown_is_one_too() -> None:
+    """Where no rule can be asked, each says why."""
+    counts = Counts(approved=0, pending=0, capacity=None)
+    explanation = one_rule("size(registrant) == 0").explain(
+        a_registrant(odd={None: 1}), meeting=a_meeting(), counts=counts, now=NOW
+    )
+
+    assert explanation.decision.reason.startswith("The policy could not be evaluated")
+    assert [(step.matched, bool(step.failure)) for step in explanation.steps] == [(None, True)]
+
+
+def test_a_policy_may_be_in_shadow() -> None:
+    """`shadow` is false unless the file says otherwise."""
+    assert parse("version: 1\nshadow: true\n").shadow is True
+    assert parse("version: 1\n").shadow is False
+    assert HOLD_EVERYTHING.shadow is False
 
 
 @pytest.mark.parametrize(
@@ -451,6 +533,18 @@ def test_counts_that_changed_are_seen_anew() -> None:
     assert outcomes == ["approve", "approve", "approve", "hold", "hold", "approve"]
 
 
+def test_counts_that_cannot_be_shown_are_not_taken_for_the_ones_before() -> None:
+    """A number beyond what CEL has holds; the next registrant is decided by their own counts."""
+    policy, meeting = one_rule("counts.approved == 1"), a_meeting()
+
+    reasons = [
+        decide(policy, a_registrant(), meeting, Counts(approved=approved, pending=0, capacity=None)).reason
+        for approved in (1, 2**80, 1, 2)
+    ]
+
+    assert [reason.split()[0] for reason in reasons] == ["Rule", reasons[1].split()[0], "Rule", "No"]
+
+
 def test_values_nested_without_end_hold() -> None:
     """Deeply nested values are refused before the engine converts them by recursion."""
     value: list[Any] = []
@@ -523,9 +617,11 @@ def test_decide_is_total(
     approved, pending, capacity = numbers
     counts = Counts(approved=approved, pending=pending, capacity=capacity)
     for policy in (parse(PARTNERS), one_rule('registrant.answers["Code?"] == registrant.new && size(meeting) < 0')):
-        decision = policy.decide(registrant, meeting=Meeting(id="m", title=title, fields=of_meeting), counts=counts)
+        decision = policy.decide(
+            registrant, meeting=Meeting(id="m", title=title, fields=of_meeting), counts=counts, now=NOW
+        )
 
-        assert decision.outcome in ("hold", "approve", "reject")
+        assert decision.outcome in tuple(Outcome)
         assert decision.outcome != "approve" or policy.rules[0].name != "only"
 
 
@@ -613,6 +709,68 @@ FOOLING = [
 def test_no_trick_makes_a_stranger_a_partner(email: str) -> None:
     """Only one plain address at the very domain is approved by it."""
     assert decide(one_rule("registrant.emailDomain in lists.partners"), a_registrant(email)).outcome == "hold"
+
+
+JUDGING = [
+    "registrant.emailDomain in lists.partners",
+    'registrant.emailAddress.endsWith("@corp.com")',
+    'registrant.email.endsWith("@corp.com")',
+    'registrant.email.matches("corp")',
+    # Whoever is not one of these is approved: by a rule, and by the default.
+    "!(registrant.emailDomain in lists.partners)",
+    'registrant.emailDomain != "corp.com"',
+    '!registrant.email.endsWith("@corp.com")',
+    "size(registrant) > 0",
+]
+
+
+@pytest.mark.parametrize("when", JUDGING)
+@pytest.mark.parametrize("email", FOOLING, ids=ascii)
+def test_no_trick_passes_any_rule_about_addresses(email: str, when: str) -> None:
+    """Not even one that lets everybody else in: where rules judge addresses, one that is not plain is never approved."""
+    policy, turned = one_rule(when), rejecting(when)
+    # A plain address at another domain is no trick: whether it passes is what the rule says.
+    stranger = email_domain(email)
+
+    assert stranger or decide(policy, a_registrant(email)).outcome == "hold"
+    assert stranger or decide(turned, a_registrant(email)).outcome in ("hold", "reject")
+    assert stranger != "corp.com"
+
+
+@functools.cache
+def rejecting(when: str) -> Policy:
+    """One rule that rejects; everybody else is approved."""
+    quoted = when.replace("'", "''")
+    rule = f"{{name: r, when: '{quoted}', then: reject}}"
+    return parse(f"version: 1\ndefault: approve\nlists: {{partners: [corp.com]}}\nrules: [{rule}]\n")
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    email=st.text()
+    | st.tuples(st.text(max_size=6), st.sampled_from(["@corp.com", "corp.com", "@CORP.com"]), st.text(max_size=6)).map(
+        "".join
+    )
+)
+def test_no_text_passes_for_a_partner(email: str) -> None:
+    """For any text of Unicode: who is approved as a partner is at exactly that domain, and who is barred never comes in."""
+    partner = decide(one_rule("registrant.emailDomain in lists.partners"), a_registrant(email)).outcome == "approve"
+    barred = rejecting("registrant.emailDomain in lists.partners")
+    outside = decide(barred, a_registrant(email)).outcome == "approve"
+
+    assert not partner or (email.isascii() and email.lower().endswith("@corp.com") and email.count("@") == 1)
+    assert not outside or email.lower().rpartition("@")[2].strip(" .\n\0") != "corp.com"
+
+
+def test_who_judges_no_addresses_may_approve_odd_ones() -> None:
+    """An open event is open for everybody."""
+    odd = a_registrant('"ann lee"@example.org')
+
+    assert decide(parse("version: 1\ndefault: approve\n"), odd).outcome == "approve"
+    assert decide(one_rule('registrant.city == ""'), odd).outcome == "approve"
+    assert decide(one_rule('registrant.emailDomain != "corp.com"'), odd).reason == (
+        'Rule "only" matched (but the address is not one plain e-mail address)'
+    )
 
 
 @pytest.mark.parametrize(

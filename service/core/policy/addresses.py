@@ -27,10 +27,25 @@ def email_domain(email: str) -> str:
 
     No display name, comment, quotes, second address, white space, control character or trailing dot; the local part is ASCII.
     """
-    address = _ADDRESS.fullmatch(email) if len(email) <= _LONGEST_ADDRESS else None
-    if address is None or len(address["local"]) > _LONGEST_LOCAL_PART:
-        return ""
-    return domain(address["domain"])
+    return _parts(email)[1]
+
+
+def address(email: str) -> str:
+    """One plain address as conditions compare it: lower case, its domain in the form of :func:`domain`, "" for anything else.
+
+    In theory, capitals in the local part make another mailbox (RFC 5321, 2.4); in practice, nobody gives it to somebody else.
+    """
+    local, name = _parts(email)
+    return f"{local.lower()}@{name}" if name else ""
+
+
+def _parts(email: str) -> tuple[str, str]:
+    """Local part, which is ASCII, and usual domain; two empty texts for anything but one plain address."""
+    found = _ADDRESS.fullmatch(email) if len(email) <= _LONGEST_ADDRESS else None
+    if found is None or len(found["local"]) > _LONGEST_LOCAL_PART:
+        return "", ""
+    name = domain(found["domain"])
+    return (found["local"], name) if name else ("", "")
 
 
 def domain(name: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import cel
 
 from service.core.policy import expressions
-from service.core.policy.addresses import domain
-from service.core.policy.expressions import Expression, Fault
+from service.core.policy.addresses import address, domain
+from service.core.policy.expressions import VARIABLES, Expression, Fault
 
 #: Characters of an expression.
 LONGEST = 4096
@@ -70,10 +70,16 @@ class ConditionFailed(Exception):
 
 
 class View:
-    """What the conditions of one policy see: its lists, given once, and the variables, given for each registrant."""
+    """What the conditions of one policy see: its lists, given once, and the variables, given for each registrant.
 
-    def __init__(self, lists: Mapping[str, Sequence[object]]) -> None:
-        self._context = cel.Context({"lists": {name: list(entries) for name, entries in lists.items()}})
+    ``whole`` are the lists that they do not only look something up in (None: all). The engine copies those anew for each
+    expression, 42 ns an entry; what is only looked up in costs the same however long the list is.
+    """
+
+    def __init__(self, lists: Mapping[str, Sequence[object]], *, whole: frozenset[str] | None = None) -> None:
+        shown = {name: list(entries) for name, entries in lists.items() if whole is None or name in whole}
+        self._context = cel.Context({"lists": shown})
+        self._context.add_function(_LOOK_UP, _look_up({name: frozenset(entries) for name, entries in lists.items()}))
 
     def show(self, variable: str, value: Mapping[str, Any]) -> None:
         """Replace ``variable``. Raises ConditionFailed for what CEL has no type for."""
@@ -86,6 +92,16 @@ class View:
         return _attempt(program.execute, self._context)
 
 
+def _look_up(lists: Mapping[str, frozenset[object]]) -> Callable[[object, str], bool]:
+    """The engine's ``value in list``. It must not raise: the engine would print what it was called with."""
+
+    def listed(value: object, name: str) -> bool:
+        # Of Python's equal values that CEL tells apart, only true and false can be in a list of texts and numbers.
+        return isinstance(value, str | int | float) and not isinstance(value, bool) and value in lists[name]
+
+    return listed
+
+
 def _attempt(call: Callable[..., _Result], *arguments: object) -> _Result:
     """Call the engine. Raises ConditionFailed."""
     try:
@@ -96,40 +112,65 @@ def _attempt(call: Callable[..., _Result], *arguments: object) -> _Result:
         raise ConditionFailed(type(error).__name__, str(error)) from None
 
 
-class Condition:
+class Formula:
     """One compiled expression."""
 
-    def __init__(self, source: str, lists: Mapping[str, Sequence[object]]) -> None:
-        """Raises ConditionRefused."""
+    def __init__(
+        self, source: str, lists: Mapping[str, Sequence[object]], variables: Sequence[str] = VARIABLES
+    ) -> None:
+        """``variables`` are those that it may talk about. Raises ConditionRefused."""
         self.source = source
-        self._program = _compile(source)
+        _compile(source)
         expression = Expression(source)
-        faults = (*expressions.faults(expression, lists), *_bad_patterns(expression), *_bad_domains(expression))
+        faults = (
+            *expressions.faults(expression, lists, variables),
+            *_bad_patterns(expression),
+            *_bad_addresses(expression),
+            *_loose_comparisons(expression),
+        )
         if faults:
             raise ConditionRefused(*faults)
-        self.reads = {name: expression.reads(name) for name in expressions.VARIABLES}
-        #: Lists in which an e-mail's domain is looked up.
-        self.domain_lists = frozenset(_domain_lists(expression))
+        self.reads = {name: expression.reads(name) for name in VARIABLES}
+        #: Lists in which an e-mail's domain or address is looked up, by ``emailDomain`` or ``emailAddress``.
+        self.address_lists = {field: frozenset(_lists_for(expression, field)) for field in USUAL_FORMS}
+        quick = _with_look_ups(expression)
+        self._program = _compile(quick)
+        #: Lists that it does not only look up in; None for all.
+        self.whole_lists = Expression(quick).reads("lists")
+
+    def value(self, view: View) -> object:
+        """The result. Raises ConditionFailed."""
+        return view.run(self._program)
+
+
+class Condition(Formula):
+    """An expression that is true or false."""
 
     def holds(self, view: View) -> bool:
         """Whether the condition is true. Raises ConditionFailed."""
-        result = view.run(self._program)
+        result = self.value(view)
         if not isinstance(result, bool):
             kind = type(result).__name__
             raise ConditionFailed(f"{_CEL_TYPES.get(kind, kind)} instead of true or false")
         return result
 
 
-def usual_domain(entry: object) -> str:
-    """How ``registrant.emailDomain`` spells ``entry``: equal to it where it is right, "" where it is no domain."""
-    return domain(entry) if isinstance(entry, str) else ""
+#: How the fields that are made of the address spell it: what no such field can equal becomes "".
+USUAL_FORMS: Mapping[str, Callable[[str], str]] = {"emailDomain": domain, "emailAddress": address}
+
+_FORM_NAMES = {"emailDomain": "a lower-case ASCII domain", "emailAddress": "one plain address in lower case"}
 
 
-def never_equal(entry: object) -> str:
-    """The sentence for an entry that no ``registrant.emailDomain`` can equal."""
-    usual = usual_domain(entry)
+def usual_form(entry: object, field: str) -> str:
+    """How ``registrant.<field>`` spells ``entry``: equal to it where it is right, "" where it never can."""
+    return USUAL_FORMS[field](entry) if isinstance(entry, str) else ""
+
+
+def never_equal(entry: object, field: str) -> str:
+    """The sentence for an entry that no ``registrant.<field>`` can equal."""
+    usual = usual_form(entry, field)
     advice = f'; write "{usual}"' if usual else ""
-    return f'"{entry}" never equals registrant.emailDomain, which is a lower-case ASCII domain{advice}'
+    return f'"{entry}" never equals registrant.{field}, which is {_FORM_NAMES[field]}{advice}'
 
 
 def _compile(source: str) -> cel.Program:
@@ -183,20 +224,64 @@ def _unusable_pattern(literal: str) -> str | None:
     return None
 
 
-def _domain_lists(expression: Expression) -> Iterator[str]:
+#: The function that stands for ``… in lists.name`` when an expression is run. No condition can be written with it.
+_LOOK_UP = "listed"
+
+#: Between these, ``variable.field in lists.name`` is an operand as a whole: nothing binds as strongly as ``in``.
+_BEFORE_OPERAND = frozenset(("", "(", "[", ",", "?", ":", "&", "|"))
+_AFTER_OPERAND = frozenset(("", ")", "]", ",", "?", ":", "&", "|"))
+
+
+def _with_look_ups(expression: Expression) -> str:
+    """The source with a function call for each ``variable.field in lists.name``."""
+    source, done, pieces = expression.source, 0, list[str]()
+    for use in expression.uses:
+        start, end = use.index, use.index + 6
+        if use.role == "variable" and use.name != "lists" and _is_look_up(expression, start):
+            field, name = expression.token(start + 2).text, expression.token(end).text
+            pieces += [source[done : use.offset], f'{_LOOK_UP}({use.name}.{field},"{name}")']
+            done = expression.token(end).offset + len(name)
+    return "".join((*pieces, source[done:]))
+
+
+def _is_look_up(expression: Expression, start: int) -> bool:
+    dot, field = expression.texts(start + 1, 2)
+    return (
+        (dot, expression.token(start + 2).kind, field) == (".", "name", field)
+        and expression.texts(start + 3, 3) == ["in", "lists", "."]
+        and expression.token(start + 6).kind == "name"
+        and expression.token(start - 1).text in _BEFORE_OPERAND
+        and expression.token(start + 7).text in _AFTER_OPERAND
+    )
+
+
+def _lists_for(expression: Expression, field: str) -> Iterator[str]:
     for use in expression.variables("registrant"):
-        if expression.texts(use.index + 1, 5) == [".", "emailDomain", "in", "lists", "."]:
+        if expression.texts(use.index + 1, 5) == [".", field, "in", "lists", "."]:
             yield expression.token(use.index + 6).text
 
 
-def _bad_domains(expression: Expression) -> Iterator[Fault]:
+def _bad_addresses(expression: Expression) -> Iterator[Fault]:
     """``registrant.emailDomain != "Example.org"`` would always be true."""
     for use in expression.variables("registrant"):
-        if expression.texts(use.index + 1, 2) == [".", "emailDomain"]:
-            for token in _compared(expression, use.index + 3):
-                value = _literal(token.text)
-                if value != usual_domain(value):
-                    yield Fault(never_equal(value), token.offset)
+        field = expression.member(use)
+        for token in _compared(expression, use.index + 3) if field in USUAL_FORMS else ():
+            value = _literal(token.text)
+            if field and value != usual_form(value, field):
+                yield Fault(never_equal(value, field), token.offset)
+
+
+def _loose_comparisons(expression: Expression) -> Iterator[Fault]:
+    """``a@corp.com.evil.example`` contains "@corp.com", and ``a@notcorp.com`` ends with "corp.com"."""
+    for use in expression.variables("registrant"):
+        dot, method, bracket = expression.texts(use.index + 3, 3)
+        literal = expression.token(use.index + 6)
+        if expression.member(use) not in ("email", *USUAL_FORMS) or (dot, bracket, literal.kind) != (".", "(", "text"):
+            continue
+        text = str(_literal(literal.text))
+        loose = {"contains": "@" in text or "." in text, "endsWith": "." in text and text[0] not in "@."}
+        if loose.get(method):
+            yield Fault("strangers' addresses can have this too: compare registrant.emailDomain", literal.offset)
 
 
 def _compared(expression: Expression, operator: int) -> Iterator[expressions.Token]:

@@ -96,6 +96,7 @@ class Expression:
     """The tokens of an expression and the use of every name in it."""
 
     def __init__(self, source: str) -> None:
+        self.source = source
         self.tokens = [
             Token(match.lastgroup or "", match[0], match.start())
             for match in _TOKEN.finditer(source)
@@ -126,6 +127,12 @@ class Expression:
         return None if None in members else frozenset(name for name in members if name is not None)
 
 
+def union(reads: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+    """What several expressions read together; None stands for everything."""
+    every = list(reads)
+    return None if None in every else frozenset().union(*(names for names in every if names is not None))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question that names the most similar known word, "" where none is similar."""
     by_lower = {word.lower(): word for word in known}
@@ -133,10 +140,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f'; did you mean "{by_lower[found[0]]}"?' if found else ""
 
 
-def faults(expression: Expression, lists: Mapping[str, Sequence[object]]) -> Iterator[Fault]:
-    """What is wrong with the names in an expression, and whether it could take too long."""
+def closing_brace(text: str, start: int) -> int | None:
+    """Where the expression that begins at ``start`` of a text ends: the index of the "}" that closes it, None without one."""
+    depth = 0
+    for match in _TOKEN.finditer(text, start):
+        if match[0] == "}" and depth == 0:
+            return match.start()
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+    return None
+
+
+def faults(
+    expression: Expression, lists: Mapping[str, Sequence[object]], variables: Sequence[str] = VARIABLES
+) -> Iterator[Fault]:
+    """What is wrong with the names in an expression, and whether it could take too long.
+
+    ``variables`` are those that it may talk about where it stands.
+    """
     for use in expression.uses:
-        message = _misuse(expression, use)
+        message = _misuse(expression, use, variables)
         if message:
             yield Fault(message, use.offset)
     yield from _unknown_lists(expression, lists)
@@ -187,10 +209,12 @@ def _ends_operand(token: Token) -> bool:
     return (token.kind in ("name", "text", "number") and token.text != "in") or token.text in tuple(")]}")
 
 
-def _misuse(expression: Expression, use: Use) -> str:
+def _misuse(expression: Expression, use: Use, variables: Sequence[str]) -> str:
     match use.role:
+        case "variable" if use.name in VARIABLES and use.name not in variables:
+            return f'there is no "{use.name}" here: it can talk about {" and ".join(variables)}'
         case "variable" if use.name not in VARIABLES + TYPES:
-            return f'unknown variable "{use.name}"{nearest(use.name, VARIABLES)}'
+            return f'unknown variable "{use.name}"{nearest(use.name, variables)}'
         case "function" if use.name not in FUNCTIONS:
             return _unknown_function(use.name)
         case "method" if use.name in MACROS:

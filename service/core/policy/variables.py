@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from service.core.meetings import Meeting
-from service.core.policy.addresses import email_domain
+from service.core.policy.addresses import address, email_domain
 from service.core.registrants import Registrant
 
 #: Webex's text fields of a registrant ("Registrant" in Cisco's OpenAPI document for meetings).
@@ -66,15 +66,16 @@ NO_LIMIT = 2**53 - 1
 def registrant_fields(registrant: Registrant, meeting: Meeting, wanted: Iterable[str] | None) -> dict[str, Any]:
     """The variable ``registrant``; only the ``wanted`` fields of it, unless None.
 
-    ``emailDomain`` is "" where the address is not one plain address. ``answers`` holds the questions of the meeting's
-    registration form by their text: a list of texts for a check box, else a text (several answers joined by ", ");
-    unanswered is [] or "".
+    ``emailAddress`` is the address in its usual spelling and ``emailDomain`` its domain; both are "" where it is not one
+    plain address. ``answers`` holds the questions of the meeting's registration form by their text: a list of texts for a
+    check box, else a text (several answers joined by ", "); unanswered is [] or "".
     """
     computed: dict[str, Callable[[], object]] = {
         "id": lambda: registrant.id,
         "status": lambda: registrant.status,
         "email": lambda: registrant.email,
         "emailDomain": lambda: email_domain(registrant.email),
+        "emailAddress": lambda: address(registrant.email),
         "answers": lambda: _answers(registrant, meeting),
     }
     return _select(registrant.fields, REGISTRANT_TEXTS, computed, wanted)
