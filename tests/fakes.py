@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from msgspec import structs
 
 from service.core.errors import CannotStore, WebexError, WebexNotFound, WebexUnauthorized
 from service.core.meetings import Meeting
-from service.core.message import Message
+from service.core.message import Message, Received
 from service.core.registrants import Registrant
 
 
@@ -42,6 +42,7 @@ class FakeWebex:
         self.failures: dict[str, list[WebexError | None]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.lagging = False
+        self.unlisted: set[str] = set()
         self.gates: dict[str, asyncio.Event] = {}
 
     def register(self, id_: str, *, email: str = "", at: datetime, status: str = "pending") -> None:
@@ -54,6 +55,15 @@ class FakeWebex:
         """A host, or an accepted call, changes a status."""
         one = self.people[id_]
         self.people[id_] = structs.replace(one, status=status, fields={**one.fields, "status": status})
+
+    def update(self, id_: str, **fields: Any) -> None:
+        """Somebody changes what they registered with."""
+        one = self.people[id_]
+        self.people[id_] = structs.replace(one, fields={**one.fields, **fields})
+
+    def delete(self, id_: str) -> None:
+        """A host deletes somebody."""
+        del self.people[id_]
 
     def hold(self, operation: str) -> asyncio.Event:
         """Calls of one operation wait for this event."""
@@ -81,9 +91,10 @@ class FakeWebex:
     async def list_registrants(
         self, meeting_id: str, *, since: datetime | None, now: datetime, host_email: str = ""
     ) -> list[Registrant]:
-        """Those who registered after ``since``."""
+        """Those who registered after ``since``, without the ``unlisted``: a list may lose a page."""
         await self._called("list_registrants", since)
-        return [one for one in self.people.values() if since is None or (one.registered and one.registered >= since)]
+        shown = [one for one in self.people.values() if one.id not in self.unlisted]
+        return [one for one in shown if since is None or (one.registered and one.registered >= since)]
 
     async def get_registrant(self, meeting_id: str, registrant_id: str, *, host_email: str = "") -> Registrant:
         """One of them."""
@@ -320,6 +331,16 @@ class FakeTenant:
         """The same."""
         return self.api
 
+    @property
+    def commanding(self) -> Any:
+        """Commands are tested against the simulated Webex."""
+        raise NotImplementedError
+
+    @property
+    def sponsoring(self) -> Any:
+        """So is sponsoring."""
+        raise NotImplementedError
+
     async def probe(self) -> None:
         """One cheap read."""
         self.probes += 1
@@ -338,3 +359,47 @@ class FakeTenant:
     def version(self) -> str:
         """The credential's."""
         return self.credential
+
+
+class ListedMeetings:
+    """The discovery's Webex port: which meetings each host ("" is the token's own user) has, as lists show them.
+
+    ``failures`` come first for a host, one for each call; ``refusals`` come every time. ``gate`` holds every list back.
+    """
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[dict[str, Any]]] = {}
+        self.failures: dict[str, list[Exception]] = {}
+        self.refusals: dict[str, WebexError] = {}
+        self.calls: list[str] = []
+        self.windows: set[tuple[datetime, datetime]] = set()
+        self.gate: asyncio.Event | None = None
+
+    def schedule(self, series: str, *, host: str, lists: Sequence[str] | None = None, **fields: Any) -> dict[str, Any]:
+        """One more meeting of ``host``, in the lists of these; the object may be changed."""
+        meeting = {"id": series, "title": "Partner day", "hostEmail": host, **fields}
+        for each in [host] if lists is None else lists:
+            self.lists.setdefault(each, []).append(meeting)
+        return meeting
+
+    async def list_meetings(self, *, since: datetime, until: datetime, host_email: str = "") -> list[Meeting]:
+        """Those of one host."""
+        self.calls.append(host_email)
+        self.windows.add((since, until))
+        if self.gate is not None:
+            await self.gate.wait()
+        if host_email in self.refusals:
+            raise self.refusals[host_email]
+        if self.failures.get(host_email):
+            raise self.failures[host_email].pop(0)
+        shown = self.lists.get(host_email, ())
+        return [Meeting(id=each["id"], title=each["title"], fields=dict(each)) for each in shown]
+
+
+class EmptyReader:
+    """A LedgerReader of a topic without a record."""
+
+    async def read(self, topic: str, partition: int) -> AsyncIterator[Received]:
+        """Nothing."""
+        for record in tuple[Received, ...]():
+            yield record

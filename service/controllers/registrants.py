@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import structlog
 
 from service.controllers.ledger import Ledger
-from service.controllers.ownership import Ownership
+from service.controllers.permission import Permission
 from service.controllers.ports import Clock, LivePolicy, Observer, Webex
 from service.controllers.task import Task
+from service.controllers.trials import HELD, Trials
 from service.core import registrants as core
-from service.core.errors import WebexError
+from service.core.errors import WebexError, WebexNotFound, WritesStopped
 from service.core.ledger import Entry, KnownMeeting, Memory
-from service.core.meetings import Meeting
+from service.core.meetings import Meeting, ends, is_recurring, starts
 from service.core.policy import Counts, Policy
-from service.core.registrants import Action, Registrant, Review, Verdict
+from service.core.registrants import Action, Decide, Registrant, Review, Stance, Verdict
 
-#: How far behind the newest registration an incremental look begins: REST may lag, and clocks differ.
-OVERLAP = timedelta(minutes=15)
+#: Registrants reviewed at a time: their events become durable together, and everybody else has a turn in between.
+CHUNK = 250
+
+#: Those whose call is not confirmed are asked for again, one by one or by a full look, but not more often than this.
+ASK_AGAIN = timedelta(seconds=60)
+
+#: A newcomer whom we see so long after they registered was missed until then.
+LATE = timedelta(minutes=15)
+
+#: What we decide ourselves is no sign that somebody is busy with the meeting.
+_OURS = frozenset({"held", "waitlisted", "proposed"})
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What a look came to: ``finished`` or ``noRegistration``; ``again`` where an earlier call is still unsettled."""
+    """What a look came to. ``again``: an earlier call is still unsettled, or the policy changed meanwhile.
+
+    ``stopped`` is why nothing was written, "" where something might have been: ``paused``, ``observeOnly``, ``policyHeld``.
+    What is to be done then is done by the first look after that.
+    """
 
     result: str
     again: bool = False
     registrants: int = 0
     decided: int = 0
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What one look decides by."""
+    """What one look decides by. ``stopped`` is why it may not act."""
 
     task: Task
     webex: Webex
@@ -45,6 +62,38 @@ class _Scene:
     meeting: Meeting
     policy: Policy
     started: datetime
+    stopped: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Under which something is remembered between two looks of this process."""
+        return self.task.place.organization, self.task.series
+
+
+@dataclass
+class _Plan:
+    """What a look found to do, and what it learned."""
+
+    statuses: Counter[str]
+    actions: list[Action] = field(default_factory=list)
+    unsettled: bool = False
+    news: int = 0
+    missed: int = 0
+
+
+class _Weighed(NamedTuple):
+    """By what those who wait for a place were decided last: there is no use in doing so again before that changed."""
+
+    version: str
+    approved: int
+    capacity: int | None
+
+
+class _Edge(NamedTuple):
+    """After a rush: the latest registration times, and when the look last began as early as it should."""
+
+    latest: tuple[datetime, ...]
+    wide: datetime
 
 
 class RegistrantsController:
@@ -58,53 +107,151 @@ class RegistrantsController:
         *,
         webex: Callable[[Task], Webex],
         ledger: Ledger,
-        ownership: Ownership,
+        permission: Permission,
         policy: LivePolicy,
         observer: Observer,
         receiver: str,
         now: Clock,
     ) -> None:
-        self._webex, self._ledger, self._ownership = webex, ledger, ownership
+        self._webex, self._ledger, self._permission = webex, ledger, permission
         self._policy, self._observer, self._receiver, self._now = policy, observer, receiver, now
+        self._trials = Trials(ledger=ledger, now=now)
+        self._edges: dict[tuple[str, str], _Edge] = {}
+        self._asked: dict[tuple[str, str], datetime] = {}
+        self._weighed: dict[tuple[str, str], _Weighed] = {}
         self._log = structlog.get_logger()
 
-    async def look(self, task: Task) -> Looked:
-        """Bring the registrants of one series to where the policy wants them.
+    async def look(self, task: Task, meeting: Meeting) -> Looked:
+        """Bring the registrants of ``meeting``, as it is now, to where the policy wants them.
 
         Raises WebexError, CannotStore or NotOwner; what was done until then is in the ledger: the next look goes on.
         """
-        memory = self._ledger.series(task.place, task.series)
-        known, webex = _refreshed(memory.meeting, task), self._webex(task)
-        meeting = await webex.get_meeting(task.series, host_email=known.host_email)
-        if not meeting.has_registration:
-            if memory.meeting is not None:  # Webex takes the object away when a meeting is over
-                await self._ledger.record(task.place, [Entry(kind="meeting", subject=task.series, value=None)])
-            return Looked("noRegistration")
-        started, policy = self._now(), self._policy()
-        full = (
-            known.full is None
-            or known.newest is None
-            or known.policy != policy.version
-            or task.full
-            or any(core.unfinished(one, now=started) for one in memory.registrants.values())
+        scene = await self._scene(task, meeting)
+        found, since = await self._find(scene)
+        plan = await self._review_all(scene, found)
+        decided, stopped = await self._act(scene, plan)
+        complete = decided == len(plan.actions) and stopped != HELD
+        if complete or stopped:
+            await self._remember_look(scene, found, plan, since=since, complete=complete)
+        again = not stopped and (not complete or self._unsettled(scene, plan))
+        return Looked("finished", again=again, registrants=len(found), decided=decided, stopped=stopped)
+
+    async def _scene(self, task: Task, meeting: Meeting) -> _Scene:
+        policy, place = self._policy(), task.place
+        may_decide = await self._trials.open(place, policy)
+        return _Scene(
+            task=task,
+            webex=self._webex(task),
+            known=_refreshed(self._ledger.series(place, task.series).meeting, task),
+            meeting=meeting,
+            policy=policy,
+            started=self._now(),
+            stopped=self._permission.stopped(place) or ("" if may_decide else HELD),
         )
-        since = None if full or known.newest is None else known.newest - OVERLAP
-        found = await webex.list_registrants(task.series, since=since, now=started, host_email=known.host_email)
-        scene = _Scene(task=task, webex=webex, known=known, meeting=meeting, policy=policy, started=started)
-        reviews = self._review(scene, found)
-        await self._publish(scene, reviews)
-        actions = [review.action for review in reviews if review.action is not None]
-        decided = await self._act(scene, actions)
-        if decided == len(actions):
-            await self._remember_look(scene, found, full=full)
-        return Looked("finished", again=self._unsettled(scene, reviews), registrants=len(found), decided=decided)
 
-    def _review(self, scene: _Scene, found: Sequence[Registrant]) -> list[Review]:
-        memories = self._ledger.series(scene.task.place, scene.task.series).registrants
-        statuses = core.statuses(found, memories)
+    def _memories(self, scene: _Scene) -> Mapping[str, Memory]:
+        return self._ledger.series(scene.task.place, scene.task.series).registrants
 
-        def decide(registrant: Registrant) -> Verdict:
-            decision = scene.policy.decide(registrant, meeting=scene.meeting, counts=_counts(scene.meeting, statuses))
+    # --- fetch ----------------------------------------------------------------------------------------------------
+
+    async def _find(self, scene: _Scene) -> tuple[list[Registrant], datetime | None]:
+        """Whom to look at, and since when they registered (None: all, and those whom the list does not show)."""
+        since = self._since(scene)
+        found = await self._list(scene, since)
+        if since is not None and self._somebody_waits(scene, found):
+            since, found = None, await self._list(scene, None)
+        shown = {registrant.id for registrant in found}
+        if since is None:
+            found += await self._absent(scene, shown)
+        else:
+            found += await self._unfinished(scene, shown)
+        return found, since
+
+    async def _list(self, scene: _Scene, since: datetime | None) -> list[Registrant]:
+        return await scene.webex.list_registrants(
+            scene.task.series, since=since, now=scene.started, host_email=scene.known.host_email
+        )
+
+    def _since(self, scene: _Scene) -> datetime | None:
+        """None for a full look. While nothing may be written a call, or a new policy, is no reason for one."""
+        known = scene.known
+        if scene.task.full or known.full is None or known.newest is None:
+            return None
+        if not scene.stopped and known.policy != scene.policy.version:
+            return None
+        many = len(core.unfinished(self._memories(scene), now=scene.started)) > core.ASKED
+        if many and scene.started - known.full >= ASK_AGAIN:
+            return None
+        edge = self._edges.get(scene.key)
+        latest, wide = edge or ((), None)
+        return core.begin(known.newest, latest, wide=wide, now=scene.started)
+
+    def _somebody_waits(self, scene: _Scene, found: Sequence[Registrant]) -> bool:
+        """Whether a place is free for somebody who is not in the list: newcomers must not overtake them."""
+        if scene.stopped or scene.policy.shadow:
+            return False
+        memories, shown = self._memories(scene), {registrant.id for registrant in found}
+        if not any(core.waits_for_place(memory) for id_, memory in memories.items() if id_ not in shown):
+            return False
+        counts = _counts(scene.meeting, core.statuses(found, memories, now=scene.started))
+        weighed = _Weighed(scene.policy.version, counts.approved, counts.capacity)
+        return not counts.full and self._weighed.get(scene.key) != weighed
+
+    async def _absent(self, scene: _Scene, shown: Collection[str]) -> list[Registrant]:
+        """Those whom the full list left out although they are there; that others were deleted is published."""
+        memories = self._memories(scene)
+        absent = core.absent(shown, memories)
+        if not core.conclusive(absent, memories):
+            self._log.warning("registrants.many_absent", series=scene.task.series, absent=len(absent))
+            return []
+        return await self._ask_for(scene, core.to_ask(absent, scene.started))
+
+    async def _unfinished(self, scene: _Scene, shown: Collection[str]) -> list[Registrant]:
+        """What became of a few calls whose effect nobody has seen yet: a list of the newest does not show that."""
+        unfinished = core.unfinished(self._memories(scene), now=scene.started)
+        asked = self._asked.pop(scene.key, None)
+        if not unfinished or len(unfinished) > core.ASKED:
+            return []
+        too_soon = asked is not None and scene.started - asked < ASK_AGAIN
+        self._asked[scene.key] = asked if asked and too_soon else scene.started
+        return [] if too_soon else await self._ask_for(scene, [id_ for id_ in unfinished if id_ not in shown])
+
+    async def _ask_for(self, scene: _Scene, ids: Sequence[str]) -> list[Registrant]:
+        """Those of ``ids`` who are there. A 404 is the only proof that somebody was deleted: that is published."""
+        there, memories = list[Registrant](), self._memories(scene)
+        for id_ in ids:
+            try:
+                found = await scene.webex.get_registrant(scene.task.series, id_, host_email=scene.known.host_email)
+                there.append(found)
+            except WebexNotFound:
+                memory = memories.get(id_) or Memory()
+                await self._publish(scene, [core.gone(id_, memory, series=scene.task.series, now=scene.started)])
+            except WebexError as error:  # it is not urgent: a later look asks again
+                self._log.info("registrants.unknown", series=scene.task.series, error=type(error).__name__)
+                break
+        return there
+
+    # --- decide ---------------------------------------------------------------------------------------------------
+
+    async def _review_all(self, scene: _Scene, found: Sequence[Registrant]) -> _Plan:
+        memories = self._memories(scene)
+        plan = _Plan(core.statuses(found, memories, now=scene.started))
+        decide = self._decider(scene, plan.statuses)
+        for chunk in _chunks(core.in_order(found, memories, now=scene.started)):
+            reviews = self._review(scene, chunk, decide, listed=True)
+            await self._publish(scene, reviews)
+            self._note(scene, plan, reviews)
+            await asyncio.sleep(0)
+        if plan.missed:
+            self._observer.swept_up("registrant", plan.missed)
+        return plan
+
+    def _decider(self, scene: _Scene, statuses: Counter[str]) -> Decide:
+        def decide(registrant: Registrant) -> Verdict | None:
+            if scene.stopped == HELD:
+                return None
+            counts = _counts(scene.meeting, statuses)
+            decision = scene.policy.decide(registrant, meeting=scene.meeting, counts=counts, now=scene.started)
             if (status := core.STATUS_OF.get(decision.outcome)) is not None:
                 statuses.update({"pending": -1, status: 1})  # the next one is decided with this one counted
             return Verdict(
@@ -115,35 +262,39 @@ class RegistrantsController:
                 policy=decision.policy,
             )
 
+        return decide
+
+    def _review(self, scene: _Scene, found: Sequence[Registrant], decide: Decide, *, listed: bool) -> list[Review]:
+        memories, now = self._memories(scene), self._now()
+        stance = Stance(version=scene.policy.version, shadow=scene.policy.shadow, listed=listed)
         return [
             core.review(
                 registrant,
                 memories.get(registrant.id) or Memory(),
                 series=scene.task.series,
-                now=self._now(),
+                now=now,
                 decide=decide,
-                version=scene.policy.version,
+                stance=stance,
             )
-            for registrant in sorted(found, key=lambda one: (one.registered or scene.started, one.id))
+            for registrant in found
         ]
 
     async def _publish(self, scene: _Scene, reviews: Sequence[Review]) -> None:
-        """Facts and what we remember of them become durable together, a thousand reviews at a time."""
-        for start in range(0, len(reviews), 1000):
-            chunk = reviews[start : start + 1000]
-            facts = [
-                core.to_event(
-                    observation,
-                    series=scene.task.series,
-                    org_id=scene.known.org_id,
-                    now=self._now(),
-                    receiver=self._receiver,
-                    traceparent=scene.task.traceparent,
-                )
-                for review in chunk
-                for observation in review.observations
-            ]
-            await self._ledger.record(scene.task.place, [e for review in chunk for e in review.entries], facts)
+        """Facts and what we remember of them become durable together."""
+        now = self._now()
+        facts = [
+            core.to_event(
+                observation,
+                series=scene.task.series,
+                org_id=scene.known.org_id,
+                now=now,
+                receiver=self._receiver,
+                traceparent=scene.task.traceparent,
+            )
+            for review in reviews
+            for observation in review.observations
+        ]
+        await self._ledger.record(scene.task.place, [e for review in reviews for e in review.entries], facts)
         for review in reviews:
             self._tell(scene, review)
 
@@ -155,30 +306,50 @@ class RegistrantsController:
                 registrant=observation.registrant.id,
                 **observation.decision,
             )
-            if observation.what == "held":
-                self._observer.decided("hold", 1)
+            if (outcome := {"held": "hold", "waitlisted": "waitlist"}.get(observation.what)) is not None:
+                self._observer.decided(outcome, 1)
 
-    async def _act(self, scene: _Scene, actions: Sequence[Action]) -> int:
-        """How many were acted on: all of them, unless the operator paused meanwhile."""
-        done = 0
-        for verb, notify, batch in core.batches(actions):
-            if self._policy().paused or not await self._act_on(scene, verb, batch, notify=notify):
-                self._log.warning("registrants.paused", series=scene.task.series, waiting=len(actions) - done)
-                break
-            done += len(batch)
-        return done
+    def _note(self, scene: _Scene, plan: _Plan, reviews: Sequence[Review]) -> None:
+        for review in reviews:
+            if review.action is not None:
+                plan.actions.append(review.action)
+            plan.unsettled = plan.unsettled or review.waiting
+            for observation in review.observations:
+                plan.news += observation.what not in _OURS
+                plan.missed += observation.what == "registered" and _missed(scene, observation.registrant)
 
-    async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> bool:
-        """Intent, call, read-back: one write to Webex; false where the operator paused before it began.
+    # --- act ------------------------------------------------------------------------------------------------------
 
-        A failed call is read back too where it may have happened.
+    async def _act(self, scene: _Scene, plan: _Plan) -> tuple[int, str]:
+        """How many were acted on, and why not more, where somebody stopped it."""
+        place, version, done = scene.task.place, scene.policy.version, 0
+        if scene.stopped or not plan.actions:
+            return 0, scene.stopped
+        there = sum(plan.statuses.values()) - plan.statuses[core.DELETED]
+        if not await self._trials.admits(place, version, plan.actions, registrants=there):
+            return 0, HELD
+        try:
+            for verb, notify, batch in core.batches(plan.actions):
+                if self._policy().version != version:
+                    break  # what another version decided is not wanted any more
+                await self._act_on(scene, verb, batch, notify=notify)
+                done += len(batch)
+        except WritesStopped as stop:
+            waiting = len(plan.actions) - done
+            self._log.warning("registrants.stopped", series=scene.task.series, reason=stop.reason, waiting=waiting)
+            return done, stop.reason
+        return done, ""
+
+    async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> None:
+        """Intent, call, read-back: one write to Webex.
+
+        A failed call is read back too where it may have happened; where all of it did, nothing failed.
         """
         place, series, host_email = scene.task.place, scene.task.series, scene.known.host_email
-        await self._ownership.writable(place)
-        await self._ledger.record(place, core.intents(batch, series=series, now=self._now(), unsettled=False))
-        if self._policy().paused:
-            return False
-        self._ownership.check(place)
+        await self._permission.ask(place)
+        intents = core.intents(batch, series=series, now=self._now(), unsettled=False)
+        await self._trials.record(place, scene.policy.version, batch, intents)
+        self._permission.check(place)
         failure: WebexError | None = None
         try:
             await scene.webex.change_status(
@@ -197,38 +368,66 @@ class RegistrantsController:
             "registrants.acted", series=series, verb=verb, asked=len(batch), confirmed=settled, notify=notify
         )
         self._observer.decided(verb, settled)
-        if failure is not None:
+        if failure is not None and settled < len(batch):
             raise failure
-        return True
 
     async def _read_back(self, scene: _Scene, verb: str, batch: Sequence[Action]) -> int:
         """Publish what Webex now shows of the batch; returns how many have the status that was asked for."""
         ids = {action.registrant.id for action in batch}
         emails = sorted({action.registrant.email for action in batch if action.registrant.email})
+        if not emails:
+            return 0
         shown = await scene.webex.query_registrants(scene.task.series, emails, host_email=scene.known.host_email)
         # What is still pending says nothing yet; deciding on it again is for the next look.
         changed = [registrant for registrant in shown if registrant.id in ids and registrant.status != "pending"]
-        await self._publish(scene, self._review(scene, changed))
+        await self._publish(scene, self._review(scene, changed, lambda _: None, listed=False))
         return sum(registrant.status == core.STATUS_OF[verb] for registrant in changed)
 
-    def _unsettled(self, scene: _Scene, reviews: Sequence[Review]) -> bool:
-        memories = self._ledger.series(scene.task.place, scene.task.series).registrants
-        acted = (memories.get(review.action.registrant.id) for review in reviews if review.action)
-        return any(review.waiting for review in reviews) or any(m and not m.approved and not m.rejected for m in acted)
+    def _unsettled(self, scene: _Scene, plan: _Plan) -> bool:
+        return plan.unsettled or bool(core.unfinished(self._memories(scene), now=scene.started))
 
-    async def _remember_look(self, scene: _Scene, found: Sequence[Registrant], *, full: bool) -> None:
+    # --- remember -------------------------------------------------------------------------------------------------
+
+    async def _remember_look(
+        self, scene: _Scene, found: Sequence[Registrant], plan: _Plan, *, since: datetime | None, complete: bool
+    ) -> None:
+        """How far the meeting was looked at. What is still to be done makes the first look that may do it a full one."""
         # A time beyond now is somebody's wrong clock: to begin the next look there would miss everybody until then.
         times = [min(registrant.registered, scene.started) for registrant in found if registrant.registered]
-        times += [scene.known.newest] if scene.known.newest else []
+        before, version = scene.known, scene.policy.version
         known = msgspec.structs.replace(
-            scene.known,
-            newest=max(times, default=None),
-            full=scene.started if full else scene.known.full,
-            policy=scene.policy.version,
+            before,
+            newest=max([*times, before.newest] if before.newest else times, default=None),
+            full=scene.started if since is None else before.full,
+            policy=version if complete and (since is None or before.policy == version) else "",
+            registration=True,
+            active=scene.started if plan.news else before.active,
+            start=starts(scene.meeting),
+            end=ends(scene.meeting),
+            recurring=is_recurring(scene.meeting),
+            missing=None,
+            deleted=False,
         )
         if known != self._ledger.series(scene.task.place, scene.task.series).meeting:
             entry = Entry(kind="meeting", subject=scene.task.series, value=known)
             await self._ledger.record(scene.task.place, [entry])
+        self._remember_edge(scene, times, since=since)
+        if complete and since is None:
+            self._remember_waiting(scene, plan)
+        await self._trials.close(scene.task.place)
+
+    def _remember_edge(self, scene: _Scene, times: Sequence[datetime], *, since: datetime | None) -> None:
+        before, newest = self._edges.pop(scene.key, None), scene.known.newest
+        latest = core.latest_of([*times, *(before.latest if before and since is not None else ())])
+        narrow = since is not None and newest is not None and since > newest - core.OVERLAP
+        if core.crowded(latest):
+            self._edges[scene.key] = _Edge(latest, before.wide if before and narrow else scene.started)
+
+    def _remember_waiting(self, scene: _Scene, plan: _Plan) -> None:
+        self._weighed.pop(scene.key, None)
+        if any(core.waits_for_place(memory) for memory in self._memories(scene).values()):
+            counts = _counts(scene.meeting, plan.statuses)
+            self._weighed[scene.key] = _Weighed(scene.policy.version, counts.approved, counts.capacity)
 
 
 def _refreshed(known: KnownMeeting | None, task: Task) -> KnownMeeting:
@@ -236,6 +435,14 @@ def _refreshed(known: KnownMeeting | None, task: Task) -> KnownMeeting:
     return msgspec.structs.replace(
         known, org_id=task.org_id or known.org_id, host_email=task.host_email or known.host_email
     )
+
+
+def _missed(scene: _Scene, registrant: Registrant) -> bool:
+    """Whether a newcomer was found late, or by the schedule alone. At first sight of a meeting nobody is."""
+    if scene.task.swept:
+        return True
+    late = registrant.registered is not None and scene.started - registrant.registered > LATE
+    return late and scene.known.full is not None
 
 
 def _counts(meeting: Meeting, statuses: Mapping[str, int]) -> Counts:
@@ -246,6 +453,11 @@ def _counts(meeting: Meeting, statuses: Mapping[str, int]) -> Counts:
         pending=statuses.get("pending", 0),
         capacity=capacity if isinstance(capacity, int) else None,
     )
+
+
+def _chunks(registrants: Sequence[Registrant]) -> Iterator[Sequence[Registrant]]:
+    for start in range(0, len(registrants), CHUNK):
+        yield registrants[start : start + CHUNK]
 
 
 def _verb(outcome: str) -> Literal["approve", "reject"]:

@@ -13,10 +13,12 @@ from service.bus.journal import Journal
 from service.bus.journal_bus import JournalPublisher, JournalReader
 from service.controllers.ledger import Ledger, Place
 from service.controllers.ownership import Ownership
+from service.controllers.permission import Permission
 from service.controllers.registrants import Looked, RegistrantsController
 from service.controllers.task import Task
 from service.core import event, policy
 from service.core.event import CloudEvent
+from service.core.ledger import Entry
 from service.core.policy import Policy
 from tests.fakes import CountingObserver, FakeTenant, FakeWebex, PickyPublisher
 
@@ -47,11 +49,12 @@ class Desk:
     def __post_init__(self) -> None:
         self.ledger = Ledger(reader=JournalReader(self.journal), publisher=self.publisher)
         self.ownership = Ownership(self.ledger, instance=self.instance, now=self.clock)
+        self.permission = Permission(ledger=self.ledger, ownership=self.ownership, policy=lambda: self.policy)
         self.tenants = self.tenants or {"default": FakeTenant(self.webex)}
         self.controller = RegistrantsController(
             webex=lambda task: self.tenants[task.place.organization].api,
             ledger=self.ledger,
-            ownership=self.ownership,
+            permission=self.permission,
             policy=lambda: self.policy,
             observer=self.observer,
             receiver="test",
@@ -73,10 +76,15 @@ class Desk:
         """Where the only organisation stands now."""
         return self.ledger.place("default", 0)
 
-    async def look(self, *, minutes: float = 0, full: bool = False) -> Looked:
+    async def look(self, *, minutes: float = 0, full: bool = False, swept: bool = False) -> Looked:
         """Look, so many minutes later."""
         self.now += timedelta(minutes=minutes)
-        return await self.controller.look(Task(place=self.place, series=SERIES, org_id="org", full=full))
+        task = Task(place=self.place, series=SERIES, org_id="org", full=full, swept=swept)
+        return await self.controller.look(task, await self.webex.get_meeting(SERIES))
+
+    async def obey(self, *entries: Entry) -> None:
+        """What an operator ordered is in the ledger."""
+        await self.ledger.record(self.place, list(entries))
 
     async def facts(self) -> list[CloudEvent]:
         """Every registrant event published."""

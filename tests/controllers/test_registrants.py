@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
+from structlog.testing import capture_logs
 
 from service.controllers.ownership import Ownership
-from service.controllers.registrants import RegistrantsController
+from service.controllers.permission import Permission
+from service.controllers.registrants import CHUNK, RegistrantsController
 from service.controllers.task import Task
-from service.core import policy
+from service.core import policy, registrants, trial
 from service.core.errors import CannotStore, NotOwner, WebexRejected, WebexUnavailable
-from service.core.ledger import Entry, Fact
+from service.core.ledger import Entry, Fact, Intent, PolicyRecord, Seen
 from service.core.message import Message
 from tests.controllers.conftest import POLICY, SERIES, START, Desk
+
+
+def accepted(version: str) -> Entry:
+    return Entry(kind="policy", subject="default", value=PolicyRecord(accepted=version))
+
+
+def acted(desk: Desk) -> list[str]:
+    """Everybody whom Webex was asked about, in order."""
+    return [id_ for _, ids, _ in desk.webex.made("change_status") for id_ in ids]
 
 
 async def test_a_first_look_brings_everybody_where_the_policy_wants_them(desk: Desk) -> None:
@@ -84,12 +97,24 @@ async def test_later_looks_are_incremental(desk: Desk) -> None:
 async def test_a_lost_answer_is_settled_by_reading_back(desk: Desk) -> None:
     """A call whose answer got lost is not made again when the list shows its effect."""
     desk.webex.failures["change_status"] = [WebexUnavailable("gone", maybe_done=True)]
-    with pytest.raises(WebexUnavailable):
-        await desk.look()
-    await desk.look(minutes=1)
+    looked = await desk.look()
 
+    assert (looked.decided, looked.again) == (2, False)
     assert [verb for verb, _, _ in desk.webex.made("change_status")] == ["approve", "reject"]
     assert ("partner", "approved") in await desk.told()
+
+
+async def test_a_lost_answer_without_an_effect_ends_the_look(desk: Desk) -> None:
+    """Where the read-back still says pending, the failure counts, and the next look tries again."""
+    desk.webex.lagging = True
+    desk.webex.failures["change_status"] = [WebexUnavailable("gone", maybe_done=True)]
+    with pytest.raises(WebexUnavailable):
+        await desk.look()
+    desk.webex.lagging = False
+    desk.webex.set_status("partner", "pending")
+    await desk.look(minutes=1)
+
+    assert [verb for verb, _, _ in desk.webex.made("change_status")] == ["approve", "approve", "reject"]
 
 
 async def test_a_call_that_certainly_did_not_happen_is_made_again(desk: Desk) -> None:
@@ -125,6 +150,7 @@ async def test_a_host_who_puts_somebody_back_is_not_overruled(desk: Desk) -> Non
     await desk.look(minutes=61, full=True)
     desk = await desk.restarted()
     desk.policy = policy.parse(POLICY + "default: approve\n")
+    await desk.obey(accepted(desk.policy.version))
     await desk.look(minutes=61, full=True)
 
     assert [ids for verb, ids, _ in desk.webex.made("change_status") if "partner" in ids] == [["partner"]]
@@ -140,15 +166,6 @@ async def test_a_paused_policy_writes_nothing_to_webex(desk: Desk) -> None:
     assert desk.webex.made("change_status") == []
 
 
-async def test_a_meeting_without_registration_costs_one_call(desk: Desk) -> None:
-    """Registrants are asked for only where the meeting has the registration object."""
-    del desk.webex.fields["registration"]
-
-    assert (await desk.look()).result == "noRegistration"
-    assert [name for name, _ in desk.webex.calls] == ["get_meeting"]
-    assert await desk.ledger_kinds() == []
-
-
 async def test_what_webex_refuses_is_raised(desk: Desk) -> None:
     """A permanent refusal reaches the processor, and nothing is said to be approved."""
     desk.webex.failures["change_status"] = [WebexRejected("no", status=400)]
@@ -160,6 +177,7 @@ async def test_what_webex_refuses_is_raised(desk: Desk) -> None:
 
 async def test_hundreds_are_acted_on_in_hundreds(desk: Desk) -> None:
     """One write and one read-back is made for each started hundred."""
+    desk.webex.fields["registration"] = {"maxRegisterNum": 1000}
     for n in range(250):
         desk.webex.register(f"p{n}", at=START - timedelta(hours=1))
     await desk.look()
@@ -215,7 +233,7 @@ async def test_nothing_is_written_for_a_partition_that_was_given_up(desk: Desk) 
     place = desk.place
     desk.ledger.forget(0)
     with pytest.raises(NotOwner):
-        await desk.controller.look(Task(place=place, series=SERIES))
+        await desk.controller.look(Task(place=place, series=SERIES), await desk.webex.get_meeting(SERIES))
     with pytest.raises(NotOwner):
         await desk.ownership.writable(place)
     with pytest.raises(NotOwner):
@@ -250,7 +268,7 @@ async def test_a_lease_that_ran_out_between_intent_and_call_stops_the_call(desk:
     desk.controller = RegistrantsController(
         webex=lambda _: desk.webex,
         ledger=desk.ledger,
-        ownership=ownership,
+        permission=Permission(ledger=desk.ledger, ownership=ownership, policy=lambda: desk.policy),
         policy=lambda: desk.policy,
         observer=desk.observer,
         receiver="test",
@@ -320,15 +338,6 @@ async def test_a_204_is_not_forgotten_where_it_cannot_be_written(desk: Desk) -> 
     assert [ids for verb, ids, _ in desk.webex.made("change_status") if verb == "approve"] == [["partner"]]
 
 
-async def test_a_meeting_that_lost_its_registration_is_swept_no_more(desk: Desk) -> None:
-    """When Webex takes the registration object away the meeting is forgotten."""
-    await desk.look()
-    del desk.webex.fields["registration"]
-    await desk.look(minutes=1)
-
-    assert [series for _, series, memory in desk.ledger.known() if memory.meeting] == []
-
-
 async def test_facts_and_what_is_remembered_of_them_are_stored_together(desk: Desk) -> None:
     """Where the ledger refuses an entry, its fact is not published either, and nothing is remembered."""
     desk.publisher.refuse = lambda message: message.key.startswith("seen/")
@@ -337,16 +346,6 @@ async def test_facts_and_what_is_remembered_of_them_are_stored_together(desk: De
 
     assert await desk.facts() == []
     assert desk.ledger.series(desk.place, SERIES).registrants == {}
-
-
-async def test_a_lost_answer_is_read_back_at_once(desk: Desk) -> None:
-    """The effect of a call whose answer got lost is published by the look that made it."""
-    desk.webex.failures["change_status"] = [WebexUnavailable("gone", maybe_done=True)]
-    with pytest.raises(WebexUnavailable):
-        await desk.look()
-
-    assert desk.webex.made("query_registrants") == [["partner@example.org"]]
-    assert ("partner", "approved") in await desk.told()
 
 
 async def test_a_new_policy_is_followed_by_a_full_look(desk: Desk) -> None:
@@ -358,10 +357,497 @@ async def test_a_new_policy_is_followed_by_a_full_look(desk: Desk) -> None:
     assert desk.webex.made("list_registrants") == [None, None]
 
 
-async def test_an_unconfirmed_call_is_followed_by_a_full_look(desk: Desk) -> None:
-    """Only a full list can tell what became of somebody who registered long ago."""
+async def test_a_few_unconfirmed_calls_are_asked_about_one_by_one(desk: Desk) -> None:
+    """A list of the newest does not tell what became of somebody who registered long ago."""
+    desk.webex.register("newest", email="newest@example.com", at=START)
+    desk.webex.lagging = True
+    assert (await desk.look()).again
+    await desk.look(minutes=1)
+    assert sorted(desk.webex.made("get_registrant")) == ["partner", "rival"]
+    assert ("partner", "approved") in await desk.told()
+
+    assert not (await desk.look(minutes=1)).again
+    assert len(desk.webex.made("get_registrant")) == 2
+
+
+async def test_nobody_is_asked_about_every_few_seconds(desk: Desk) -> None:
+    """While Webex shows no effect of a call, once a minute is enough."""
+    desk.webex.register("newest", email="newest@example.com", at=START)
     desk.webex.lagging = True
     await desk.look()
+    for id_ in ("partner", "rival"):
+        desk.webex.set_status(id_, "pending")
+    for _ in range(20):
+        await desk.look(minutes=0.1)
+
+    assert len(desk.webex.made("get_registrant")) == 4
+    assert acted(desk) == ["partner", "rival"]
+
+
+async def test_many_unconfirmed_calls_are_followed_by_full_looks_a_minute_apart(desk: Desk) -> None:
+    """Only a full list can tell about so many; while it says nothing new it is not read every few seconds."""
+    desk.webex.fields["registration"] = {}
+    for n in range(30):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=30 + n))
+    desk.webex.lagging = True
+    await desk.look()
+    for id_ in desk.webex.people:
+        desk.webex.set_status(id_, "pending")
+    for _ in range(13):
+        await desk.look(minutes=0.1)
+
+    assert desk.webex.made("list_registrants").count(None) == 2
+    assert len(acted(desk)) == 32
+
+
+async def test_what_a_command_did_is_observed_by_the_look_after_it(desk: Desk) -> None:
+    """The one whom it cancelled, or deleted, is asked for, however long ago they registered."""
+    desk.webex.register("newest", email="newest@example.com", at=START)
+    await desk.look()
+    told_by_command(
+        desk, "cancel", "partner", Entry(kind="human", subject=SERIES, registrant="partner", value=Fact(at=START))
+    )
+    told_by_command(desk, "delete", "rival")
+    desk.webex.set_status("partner", "pending")
+    desk.webex.delete("rival")
+    await desk.look(minutes=0.1)
+
+    assert sorted((await desk.told())[-2:]) == [("partner", "cancelled"), ("rival", "deleted")]
+    assert {fact.data["decision"]["by"] for fact in (await desk.facts())[-2:]} == {"command"}
+    assert desk.webex.made("list_registrants").count(None) == 1
+
+
+# --- what became of registrants -----------------------------------------------------------------------------------------
+
+
+async def test_somebody_who_changed_is_reported_and_decided_again(desk: Desk) -> None:
+    """A held registrant whose own fields changed has another chance under the same policy."""
+    await desk.look()
+    desk.webex.update("unknown", companyName="Example")
+    desk.policy.default = policy.Outcome.APPROVE
+    await desk.look(minutes=61, full=True)
+
+    assert (await desk.told())[-2:] == [("unknown", "updated"), ("unknown", "approved")]
+
+
+async def test_a_deleted_registrant_is_reported_once(desk: Desk) -> None:
+    """Whoever is absent from a full list, and for whom Webex answers 404, was deleted."""
+    await desk.look()
+    desk.webex.delete("partner")
+    await desk.look(minutes=1)
+    await desk.look(minutes=61, full=True)
+    desk = await desk.restarted()
+    await desk.look(minutes=61, full=True)
+
+    assert [told for told in await desk.told() if told[1] == "deleted"] == [("partner", "deleted")]
+    assert desk.webex.made("get_registrant") == ["partner"]
+
+
+async def test_absence_is_no_proof(desk: Desk) -> None:
+    """A list that lost somebody says nothing; whoever is there all the same is looked at."""
+    await desk.look()
+    desk.webex.unlisted = {"partner"}
+    desk.webex.set_status("partner", "pending")
+    await desk.look(minutes=61, full=True)
+
+    assert (await desk.told())[-1] == ("partner", "cancelled")
+    assert acted(desk) == ["partner", "rival"]
+
+
+async def test_a_list_that_lost_a_page_concludes_nothing(desk: Desk) -> None:
+    """When more than a fifth is absent at once nobody is asked for, though Webex would answer 404."""
+    for n in range(40):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=1))
+    await desk.look()
+    for n in range(10):
+        desk.webex.delete(f"p{n}")
+    await desk.look(minutes=61, full=True)
+    assert desk.webex.made("get_registrant") == []
+
+    for n in range(7):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=1))
+    await desk.look(minutes=61, full=True)
+    assert sorted(desk.webex.made("get_registrant")) == ["p7", "p8", "p9"]
+    assert len([what for _, what in await desk.told() if what == "deleted"]) == 3
+
+
+async def test_at_most_twenty_absent_are_asked_for_in_one_look(desk: Desk) -> None:
+    """The others are asked for later; a call that fails does not stop the look."""
+    desk.webex.fields["registration"] = {}
+    for n in range(200):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=1))
+    await desk.look()
+    for n in range(30):
+        desk.webex.delete(f"p{n}")
+    await desk.look(minutes=61, full=True)
+    assert len(desk.webex.made("get_registrant")) == 20
+    desk.webex.failures["get_registrant"] = [None, WebexUnavailable("gone")]
+    await desk.look(minutes=61, full=True)
+    assert len([what for _, what in await desk.told() if what == "deleted"]) == 21
+    await desk.look(minutes=61, full=True)
+
+    assert len([what for _, what in await desk.told() if what == "deleted"]) == 30
+
+
+async def test_what_a_command_did_is_said_to_be_a_commands(desk: Desk) -> None:
+    """Approvals and cancellations that a command asked for name it; a cancelled one is left alone afterwards."""
+    desk.policy = policy.parse("version: 1\nrules: []\n")
+    await desk.look()
+    told_by_command(desk, "approve", "partner")
+    desk.webex.set_status("partner", "approved")
+    await desk.look(minutes=61, full=True)
+    told_by_command(
+        desk, "cancel", "partner", Entry(kind="human", subject=SERIES, registrant="partner", value=Fact(at=START))
+    )
+    desk.webex.set_status("partner", "pending")
+    await desk.look(minutes=61, full=True)
+
+    said = {fact.type.split(".")[2]: fact.data["decision"] for fact in (await desk.facts())[-2:]}
+    assert {what: (one["by"], one["rule"]) for what, one in said.items()} == {
+        "approved": ("command", "cmd-approve"),
+        "cancelled": ("command", "cmd-cancel"),
+    }
+    desk.policy = policy.parse("version: 1\ndefault: approve\nrules: []\n")
+    await desk.obey(accepted(desk.policy.version))
+    await desk.look(minutes=1)
+    assert "partner" not in acted(desk)
+
+
+def told_by_command(desk: Desk, verb: str, id_: str, *more: Entry) -> None:
+    intent = Intent(
+        verb=verb, rule=f"cmd-{verb}", reason="", notify=True, policy="", at=desk.now, unsettled=True, by="command"
+    )
+    desk.ledger.remember(desk.place, [Entry(kind="intent", subject=SERIES, registrant=id_, value=intent), *more])
+
+
+async def test_a_thousand_looks_never_bring_back_whom_a_host_cancelled(desk: Desk) -> None:
+    """Neither hints nor sweeps nor another policy nor a restart undo a person's word; an operator's order does."""
+    await desk.look()
+    desk.webex.set_status("partner", "pending")
+    await desk.look(minutes=61, full=True)
+    for n in range(200):
+        await desk.look(minutes=1, full=n % 50 == 0, swept=n % 2 == 0)
+    assert acted(desk) == ["partner", "rival"]
+
+    await desk.obey(*registrants.released(SERIES, ["partner"], now=desk.now))
+    desk = await desk.restarted()
+    await desk.look(full=True)
+    assert acted(desk) == ["partner", "rival", "partner"]
+    assert (await desk.told())[-1] == ("partner", "approved")
+
+
+# --- places ---------------------------------------------------------------------------------------------------------------
+
+FIRST_COME = "version: 1\ndefault: approve\nrules: []\n"
+
+
+async def waiting_line(desk: Desk, *, places: int, people: int) -> None:
+    """``people`` register one after another for a meeting with so many ``places``; the policy approves everybody."""
+    desk.webex.people.clear()
+    desk.webex.fields["registration"] = {"maxRegisterNum": places}
+    for n in range(people):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=9 - n))
+    desk.policy = policy.parse(FIRST_COME)
+    await desk.look()
+
+
+async def test_whoever_finds_no_place_waits(desk: Desk) -> None:
+    """An approval beyond the capacity is a place on the waitlist, said once, with the reason."""
+    await waiting_line(desk, places=2, people=4)
+    await desk.look(minutes=1)
+    await desk.look(minutes=61, full=True)
+
+    assert acted(desk) == ["p0", "p1"]
+    waits = [fact.data for fact in await desk.facts() if fact.type == "webex.registrant.waitlisted.v1"]
+    assert [one["id"] for one in waits] == ["p2", "p3"]
+    assert "no place is free" in waits[0]["decision"]["reason"]
+    assert desk.observer.decisions == {"approve": 2, "waitlist": 2}
+
+
+async def test_a_place_that_becomes_free_is_for_whoever_waited_longest(desk: Desk) -> None:
+    """After a cancellation the oldest registration on the waitlist is approved, also by the next process."""
+    await waiting_line(desk, places=2, people=5)
+    desk.webex.set_status("p0", "pending")
+    desk = await desk.restarted()
+    await desk.look(minutes=61, full=True)
+    assert acted(desk) == ["p0", "p1", "p2"]
+
+    desk.webex.fields["registration"] = {"maxRegisterNum": 3}
+    await desk.look(minutes=1)
+    assert acted(desk) == ["p0", "p1", "p2", "p3"]
+
+
+async def test_newcomers_never_overtake_those_who_wait(desk: Desk) -> None:
+    """Where a place is free and somebody waits whom the incremental list does not show, everybody is looked at."""
+    await waiting_line(desk, places=2, people=4)
+    desk.now += timedelta(minutes=60)
+    desk.webex.register("late", at=desk.now)
+    desk.webex.fields["registration"] = {"maxRegisterNum": 3}
+    await desk.look()
+    assert acted(desk) == ["p0", "p1", "p2"]
+
+    before = len(desk.webex.made("list_registrants"))
+    await desk.look(minutes=1)
+    assert None not in desk.webex.made("list_registrants")[before:]
+
+
+async def test_a_rules_own_waitlist_does_not_make_every_look_a_full_one(desk: Desk) -> None:
+    """Who waits by the rules' word, places or not, is asked about again only where the places changed."""
+    desk.policy = policy.parse("version: 1\ndefault: waitlist\nrules: []\n")
+    await desk.look()
+    desk.now += timedelta(minutes=60)
+    desk.webex.register("late", at=desk.now)
+    await desk.look()
+    full = desk.webex.made("list_registrants").count(None)
+    for n in range(5):
+        desk.webex.register(f"later{n}", at=desk.now + timedelta(hours=n))
+        await desk.look(minutes=60)
+
+    assert desk.webex.made("list_registrants").count(None) == full
+    assert acted(desk) == []
+
+
+# --- trying -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_shadow_only_says_what_it_would_do(desk: Desk) -> None:
+    """Once for each version: no intent, no write, and what the policy would do about everybody."""
+    desk.policy = policy.parse(POLICY + "shadow: true\n")
+    await desk.look()
+    await desk.look(minutes=61, full=True)
+
+    proposed = [fact.data for fact in await desk.facts() if fact.type == "webex.registrant.proposed.v1"]
+    assert {one["id"]: one["decision"]["outcome"] for one in proposed} == {
+        "partner": "approve", "rival": "reject", "unknown": "hold",
+    }  # fmt: skip
+    assert (len(proposed), acted(desk)) == (3, [])
+    assert "intent" not in await desk.ledger_kinds()
+
+
+async def crowd_held(desk: Desk, *, people: int = 40) -> None:
+    """So many partners are held by a policy without rules; then a policy that approves partners replaces it."""
+    desk.policy = policy.parse("version: 1\nrules: []\n")
+    desk.webex.fields["registration"] = {}
+    for n in range(people):
+        desk.webex.register(f"p{n}", at=START - timedelta(days=2))
+    await desk.look()
+    desk.policy = policy.parse(POLICY)
+
+
+async def test_a_new_version_that_would_change_much_is_held_until_it_is_confirmed(desk: Desk) -> None:
+    """It decides nobody, newcomers neither, also after a restart; with an operator's word it does what it says."""
+    await crowd_held(desk)
+    with capture_logs() as logs:
+        looked = await desk.look(minutes=1)
+    (held,) = [line for line in logs if line["event"] == "policy.held"]
+    assert (held["version"], held["changes"]) == (desk.policy.version, 42)
+    assert held["confirm"] == f"webex-events policy confirm {desk.policy.version}"
+    assert (looked.stopped, looked.again, acted(desk)) == ("policyHeld", False, [])
+
+    desk = await desk.restarted()
+    desk.webex.register("late", at=desk.now)
+    desk.webex.register("later", email="later@example.com", at=desk.now)
+    with capture_logs() as logs:
+        assert (await desk.look(minutes=61)).stopped == "policyHeld"
+    assert "policy.held" not in [line["event"] for line in logs]
+    assert (await desk.told())[-2:] == [("late", "registered"), ("later", "registered")]
+    assert desk.webex.made("list_registrants")[-1] is not None
+
+    record = desk.ledger.partition(desk.place).policies["default"]
+    await desk.obey(Entry(kind="policy", subject="default", value=trial.confirmed(record, desk.policy.version)))
+    await desk.look(minutes=1)
+    assert len(acted(desk)) == 43
+
+
+async def test_a_new_version_that_changes_little_goes_on(desk: Desk) -> None:
+    """A fifth of a meeting may change; newcomers are nobody's change; after an hour the version is accepted."""
+    await crowd_held(desk, people=2)
+    for n in range(17):
+        desk.webex.register(f"known{n}", email=f"known{n}@example.com", at=START - timedelta(days=2), status="approved")
+    for n in range(30):
+        desk.webex.register(f"new{n}", at=START)
+    looked = await desk.look(minutes=1)
+
+    assert (looked.stopped, len(acted(desk))) == ("", 34)
+    record = desk.ledger.partition(desk.place).policies["default"]
+    assert (record.trial, record.changed) == (desk.policy.version, 4)
+    await desk.look(minutes=61)
+    assert desk.ledger.partition(desk.place).policies["default"] == PolicyRecord(accepted=desk.policy.version)
+
+
+async def test_the_first_version_may_change_everything(desk: Desk) -> None:
+    """Until there is a policy everybody is held; the first one replaces none."""
+    desk.policy = policy.HOLD_EVERYTHING
+    await desk.look()
+    desk.policy = policy.parse(POLICY)
+    looked = await desk.look(minutes=1)
+
+    assert (looked.stopped, acted(desk)) == ("", ["partner", "rival"])
+
+
+async def test_many_small_meetings_make_a_large_change(desk: Desk) -> None:
+    """More than 500 of the organisation within an hour are too many, although each meeting changes little."""
+    await crowd_held(desk, people=30)
+    for n in range(200):
+        desk.webex.register(f"known{n}", at=START - timedelta(days=2), status="approved")
+    record = PolicyRecord(accepted="other", trial=desk.policy.version, since=START, hour=START, changed=480)
+    await desk.obey(Entry(kind="policy", subject="default", value=record))
+    looked = await desk.look(minutes=1)
+
+    assert (looked.stopped, acted(desk)) == ("policyHeld", [])
+
+
+# --- not writing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (Entry(kind="paused", subject="default", value=Fact(at=START)), "paused"),
+        (Entry(kind="observing", subject="0", value=Fact(at=START)), "observeOnly"),
+    ],
+)
+async def test_while_nothing_may_be_written_everything_is_observed(desk: Desk, entry: Entry, reason: str) -> None:
+    """Facts are published, no intent is written, looks stay incremental; afterwards what waited is done at once."""
+    await desk.obey(entry)
+    looked = await desk.look()
+    desk.webex.register("late", at=desk.now)
     await desk.look(minutes=1)
 
-    assert desk.webex.made("list_registrants") == [None, None]
+    assert (looked.stopped, looked.again, acted(desk)) == (reason, False, [])
+    assert [id_ for id_, what in await desk.told() if what == "registered"] == ["partner", "rival", "unknown", "late"]
+    assert "intent" not in await desk.ledger_kinds()
+    assert None not in desk.webex.made("list_registrants")[1:]
+
+    await desk.obey(structs.replace(entry, value=None))
+    await desk.look(minutes=1)
+    assert sorted(acted(desk)) == ["late", "partner", "rival"]
+
+
+async def test_a_policy_that_is_replaced_meanwhile_decides_nobody_more(desk: Desk) -> None:
+    """What the old version wanted of the second batch is not done any more: the operator had a reason."""
+
+    def replace_after_the_first(message: Message) -> bool:
+        if '"unsettled":true' in (message.value or b"").decode():
+            desk.policy = policy.parse("version: 1\nrules: []\n")
+        return False
+
+    desk.publisher.refuse = replace_after_the_first
+    looked = await desk.look()
+
+    assert (acted(desk), looked.again) == (["partner"], True)
+    await desk.look(minutes=1)
+    assert acted(desk) == ["partner"]
+
+
+# --- what a look costs and remembers ------------------------------------------------------------------------------------------
+
+
+async def test_one_newcomer_after_a_rush_costs_four_calls(desk: Desk) -> None:
+    """Although thousands registered within the quarter of an hour that a look goes back, one page is read."""
+    desk.webex.people.clear()
+    desk.webex.fields["registration"] = {}
+    for n in range(300):
+        desk.webex.register(f"p{n}", at=START - timedelta(seconds=300 - n))
+    await desk.look()
+    desk.now += timedelta(seconds=5)
+    desk.webex.register("late", at=desk.now)
+    before = len(desk.webex.calls)
+    looked = await desk.look()
+
+    assert [name for name, _ in desk.webex.calls[before:]] == [
+        "get_meeting", "list_registrants", "change_status", "query_registrants",
+    ]  # fmt: skip
+    assert (looked.decided, looked.registrants <= 100) == (1, True)
+
+
+async def test_after_a_rush_a_look_goes_back_as_far_as_it_should_in_time(desk: Desk) -> None:
+    """Whoever Webex showed late during a rush is found within a quarter of an hour."""
+    desk.webex.people.clear()
+    desk.webex.fields["registration"] = {}
+    for n in range(300):
+        desk.webex.register(f"p{n}", at=START - timedelta(seconds=300 - n))
+    await desk.look()
+    desk.webex.register("hidden", at=START - timedelta(seconds=290))
+    for _ in range(14):
+        await desk.look(minutes=1)
+    assert "hidden" not in acted(desk)
+    await desk.look(minutes=1)
+
+    assert "hidden" in acted(desk)
+    assert desk.webex.made("list_registrants")[1:].count(None) == 0
+
+
+async def test_a_look_remembers_what_the_schedule_goes_by(desk: Desk) -> None:
+    """When the meeting is, and when something new was last seen."""
+    desk.webex.fields |= {"start": "2026-03-05T10:00:00Z", "end": "2026-03-05T11:00:00Z", "recurrence": "FREQ=DAILY"}
+    await desk.look()
+    desk.policy = policy.parse(POLICY + "shadow: true\n")
+    await desk.look(minutes=5, full=True)
+    known = desk.ledger.series(desk.place, SERIES).meeting
+
+    assert known is not None
+    assert (known.active, known.start, known.end, known.recurring) == (
+        START,
+        START + timedelta(days=3, hours=22),
+        START + timedelta(days=3, hours=23),
+        True,
+    )
+
+
+async def test_whom_no_webhook_told_of_is_counted(desk: Desk) -> None:
+    """Those whom the schedule found, or whom a hint found long after they registered; nobody at first sight."""
+    await desk.look()
+    assert desk.observer.found == {}
+    desk.webex.register("found", at=desk.now)
+    await desk.look(minutes=1, swept=True)
+    desk.webex.register("late", at=desk.now - timedelta(minutes=14))
+    desk.now += timedelta(minutes=5)
+    desk.webex.register("hinted", at=desk.now)
+    await desk.look()
+
+    assert desk.observer.found == {"registrant": 2}
+
+
+async def test_a_look_at_thousands_leaves_others_their_turn(desk: Desk) -> None:
+    """While thousands are looked at, whatever else runs in the process goes on, also where there is nothing to write."""
+    desk.webex.fields["registration"] = {}
+    desk.policy = policy.parse("version: 1\nrules: []\n")
+    for n in range(3000):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=1))
+    await desk.look()
+    turns, looking = 0, asyncio.create_task(desk.look(full=True))
+    while not looking.done():
+        turns += 1
+        await asyncio.sleep(0)
+
+    assert turns > 12
+    assert (await looking).registrants == 3003
+
+
+async def test_no_write_holds_thousands_of_events(desk: Desk) -> None:
+    """Facts are published a few hundred at a time."""
+    sizes = []
+    for n in range(1000):
+        desk.webex.register(f"p{n}", email=f"p{n}@example.com", at=START - timedelta(hours=1))
+    publish = desk.publisher.publish
+
+    async def measured(messages: Sequence[Message]) -> None:
+        sizes.append(len(messages))
+        await publish(messages)
+
+    desk.publisher.publish = measured  # type: ignore[method-assign]
+    await desk.look()
+
+    assert max(sizes) <= 3 * CHUNK
+
+
+async def test_whoever_was_deleted_is_no_registrant_of_the_meeting(desk: Desk) -> None:
+    """A fifth is meant of those who are there."""
+    await crowd_held(desk, people=8)
+    for n in range(31):
+        desk.webex.register(f"known{n}", email=f"known{n}@example.com", at=START - timedelta(days=2), status="approved")
+    seen = Seen(status="deleted", facts=2)
+    await desk.obey(*(Entry(kind="seen", subject=SERIES, registrant=f"gone{n}", value=seen) for n in range(99)))
+
+    assert (await desk.look(minutes=1)).stopped == "policyHeld"

@@ -5,41 +5,60 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core import registrants
 from service.core.ledger import Entry, Fact, Intent, Memory, PartitionMemory, Seen
-from service.core.registrants import Registrant, Review, Verdict, review
+from service.core.registrants import Registrant, Review, Stance, Verdict, fingerprint, review
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SERIES = "5" * 32
 VERSION = "policy-1"
 
 
-def registrant(status: str, id_: str = "r1") -> Registrant:
-    fields = {"id": id_, "status": status, "email": "guest@example.com"}
+def registrant(status: str, id_: str = "r1", **fields: str) -> Registrant:
+    fields = {"id": id_, "status": status, "email": "guest@example.com", **fields}
     return Registrant(id=id_, status=status, email="guest@example.com", registered=NOW, fields=fields)
 
 
-def intent(verb: str = "approve", *, age: float = 0, unsettled: bool = True) -> Intent:
+def intent(verb: str = "approve", *, age: float = 0, unsettled: bool = True, by: str = "policy") -> Intent:
     at = NOW - timedelta(minutes=age)
     return Intent(
-        verb=verb, rule="partners-in", reason="A partner", notify=True, policy=VERSION, at=at, unsettled=unsettled
+        verb=verb,
+        rule="partners-in",
+        reason="A partner",
+        notify=True,
+        policy=VERSION,
+        at=at,
+        unsettled=unsettled,
+        by=by,
     )
 
 
-def look(status: str, memory: Memory, *, outcome: str = "approve", version: str = VERSION) -> Review:
+def look(
+    status: str,
+    memory: Memory,
+    *,
+    outcome: str = "approve",
+    version: str = VERSION,
+    shadow: bool = False,
+    **fields: str,
+) -> Review:
     verdict = Verdict(outcome=outcome, rule="partners-in", reason="A partner", notify=True, policy=version)
-    return review(registrant(status), memory, series=SERIES, now=NOW, decide=lambda _: verdict, version=version)
+    stance = Stance(version=version, shadow=shadow)
+    return review(registrant(status, **fields), memory, series=SERIES, now=NOW, decide=lambda _: verdict, stance=stance)
 
 
 def published(found: Review) -> list[str]:
     return [f"{fact.what} by {fact.decision.get('by', '-')}" for fact in found.observations]
 
 
+PRINT = fingerprint({"id": "r1", "email": "guest@example.com"})
 SEEN_PENDING = Seen(status="pending", facts=1)
+SEEN_WAITING = Seen(status="pending", held=VERSION, waiting=True, facts=2)
 SEEN_HELD = Seen(status="pending", held=VERSION, facts=2)
 SEEN_APPROVED = Seen(status="approved", facts=2)
 
@@ -77,6 +96,29 @@ SEEN_APPROVED = Seen(status="approved", facts=2)
                      ["approved by host"], False, False, id="a host who approves again is the one who did it"),
         pytest.param("waitlisted", Memory(seen=SEEN_PENDING), "approve", [], False, False,
                      id="a status that we do not know is left alone"),
+        pytest.param("pending", Memory(), "waitlist", ["registered by -", "waitlisted by policy"], False, False,
+                     id="a newcomer without a place waits"),
+        pytest.param("pending", Memory(seen=SEEN_WAITING), "waitlist", [], False, False, id="who waits is told so once"),
+        pytest.param("pending", Memory(seen=SEEN_WAITING), "approve", [], True, False,
+                     id="who waits is decided again under the same version"),
+        pytest.param("pending", Memory(seen=SEEN_WAITING), "hold", ["held by policy"], False, False,
+                     id="who waited may be held"),
+        pytest.param("pending", Memory(seen=SEEN_WAITING, intent=intent(age=1)), "approve", [], False, True,
+                     id="whoever was promoted a moment ago is not promoted again"),
+        pytest.param("pending", Memory(seen=SEEN_WAITING, human=True), "approve", [], False, False,
+                     id="a person's word outweighs a free place"),
+        pytest.param("approved", Memory(seen=SEEN_PENDING, intent=intent(by="command")), "reject", ["approved by command"],
+                     False, False, id="a command's approval is the command's"),
+        pytest.param("approved", Memory(seen=SEEN_PENDING, approved=True, human=True, intent=intent(by="command")), "reject",
+                     ["approved by command"], False, False, id="a command may approve whom a person put back"),
+        pytest.param("pending", Memory(seen=SEEN_APPROVED, approved=True, human=True, intent=intent("cancel", by="command")),
+                     "approve", ["cancelled by command"], False, False, id="a command's cancellation is the command's"),
+        pytest.param("pending", Memory(seen=SEEN_APPROVED, approved=True, human=True), "approve", ["cancelled by host"],
+                     False, False, id="a host who cancels once more is reported once more"),
+        pytest.param("pending", Memory(intent=intent("register", by="command")), "hold",
+                     ["registered by command", "held by policy"], False, False, id="a command may register somebody"),
+        pytest.param("pending", Memory(seen=Seen(status="deleted", facts=3), human=True), "approve", ["registered by -"],
+                     False, False, id="who comes back after a deletion is registered again, and a person's word stays"),
     ],
 )  # fmt: skip
 def test_review(status: str, memory: Memory, outcome: str, facts: list[str], *, acts: bool, waits: bool) -> None:
@@ -103,7 +145,7 @@ def remember(memory: Memory, found: Review) -> Memory:
 
 @given(
     st.lists(st.sampled_from(["pending", "approved", "rejected", "somethingNew"]), max_size=12),
-    st.sampled_from(["approve", "reject", "hold"]),
+    st.sampled_from(["approve", "reject", "hold", "waitlist"]),
 )
 def test_a_second_look_at_the_same_state_publishes_nothing(statuses: list[str], outcome: str) -> None:
     """Whatever happened before, looking again at an unchanged registrant finds no new fact and writes nothing."""
@@ -115,12 +157,15 @@ def test_a_second_look_at_the_same_state_publishes_nothing(statuses: list[str], 
         assert (again.observations, again.entries) == ((), ())
 
 
-@given(st.lists(st.sampled_from(["pending", "approved", "rejected"]), max_size=15))
-def test_nobody_who_was_seen_decided_is_ever_acted_on(statuses: list[str]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from(["pending", "approved", "rejected"]), st.sampled_from("ab")), max_size=15),
+    st.sampled_from(["approve", "hold", "waitlist"]),
+)
+def test_nobody_who_was_seen_decided_is_ever_acted_on(steps: list[tuple[str, str]], outcome: str) -> None:
     """Once a list has shown somebody approved or rejected, no sequence of changes makes us act on them again."""
     memory, decided = Memory(), False
-    for status in statuses:
-        found = look(status, memory)
+    for status, company in steps:
+        found = look(status, memory, outcome=outcome, companyName=company)
         memory = remember(memory, found)
         decided = decided or status != "pending"
 
@@ -193,22 +238,28 @@ def test_statuses_prefer_what_the_list_shows() -> None:
     """Counts take the list's word first and our memory's for those whom the list does not show."""
     memories = {"r1": Memory(seen=SEEN_APPROVED), "r2": Memory(seen=SEEN_APPROVED), "r3": Memory()}
 
-    assert registrants.statuses([registrant("pending", "r1")], memories) == {"pending": 1, "approved": 1}
+    assert registrants.statuses([registrant("pending", "r1")], memories, now=NOW) == {"pending": 1, "approved": 1}
 
 
 @pytest.mark.parametrize(
     ("memory", "expected"),
     [
-        (Memory(), False),
-        (Memory(intent=intent(age=20)), True),
-        (Memory(intent=intent(age=31)), False),
-        (Memory(intent=intent(age=1), approved=True), False),
-        (Memory(intent=intent(age=1), human=True), False),
+        (Memory(seen=SEEN_PENDING), False),
+        (Memory(seen=SEEN_PENDING, intent=intent(age=20)), True),
+        (Memory(seen=SEEN_PENDING, intent=intent(age=31)), False),
+        (Memory(seen=SEEN_PENDING, intent=intent(age=1), approved=True), False),
+        (Memory(seen=SEEN_PENDING, intent=intent(age=1), human=True), False),
+        (Memory(seen=SEEN_PENDING, intent=intent(age=1, by="command"), human=True), True),
+        (Memory(seen=SEEN_APPROVED, intent=intent("cancel", age=1, by="command"), human=True), True),
+        (Memory(seen=SEEN_PENDING, intent=intent("cancel", age=1, by="command"), human=True), False),
+        (Memory(seen=SEEN_APPROVED, intent=intent("delete", age=1, by="command"), approved=True), True),
+        (Memory(seen=Seen(status="deleted"), intent=intent("approve", age=1, by="command")), False),
+        (Memory(seen=SEEN_PENDING, intent=intent("register", age=1, by="command")), False),
     ],
 )
 def test_unfinished(memory: Memory, *, expected: bool) -> None:
-    """A call of the last half hour whose effect no list has shown is unfinished."""
-    assert registrants.unfinished(memory, now=NOW) == expected
+    """A call of the last half hour whose effect nobody has seen is unfinished."""
+    assert registrants.unfinished({"r1": memory}, now=NOW) == (["r1"] if expected else [])
 
 
 def test_facts_are_entries_of_their_own() -> None:
@@ -217,5 +268,163 @@ def test_facts_are_entries_of_their_own() -> None:
 
     assert list(found.entries) == [
         Entry(kind="approved", subject=SERIES, registrant="r1", value=Fact(at=NOW)),
-        Entry(kind="seen", subject=SERIES, registrant="r1", value=Seen(status="approved", facts=2)),
+        Entry(kind="seen", subject=SERIES, registrant="r1", value=Seen(status="approved", facts=2, print=PRINT)),
     ]
+
+
+def test_a_change_of_ones_own_fields_is_a_fact() -> None:
+    """Who they are is compared, not where they stand; where no print was taken, the present one is adopted in silence."""
+    before = remember(Memory(), look("pending", Memory(), outcome="hold"))
+    changed = look("pending", before, outcome="hold", companyName="Example")
+    after = remember(before, changed)
+
+    assert published(changed) == ["updated by -", "held by policy"]
+    assert published(look("pending", after, outcome="hold", companyName="Example")) == []
+    old = Memory(seen=Seen(status="pending", held=VERSION, facts=2))
+    assert published(look("pending", old, outcome="hold", companyName="Example")) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "same"),
+    [
+        ({"email": "guest@example.com", "id": "r1"}, True),
+        ({"id": "r1", "email": "guest@example.com", "fax": "", "address2": None, "customizedQuestions": []}, True),
+        ({"id": "r1", "email": "guest@example.com", "status": "approved", "registrationTime": "2026-01-01"}, True),
+        ({"id": "r1", "email": "guest@example.com", "lastModifiedTime": "2026-01-01", "joinLink": "https://x"}, True),
+        ({"id": "r1", "email": "Guest@example.com"}, False),
+        ({"id": "r1", "email": "guest@example.com", "customizedQuestions": [{"questionId": 1}]}, False),
+    ],
+)
+def test_fingerprint(fields: dict[str, Any], *, same: bool) -> None:
+    """Order, empty fields, the status and times do not count."""
+    assert (fingerprint(fields) == PRINT) == same
+
+
+def test_a_call_is_not_taken_for_what_a_person_did_after_it() -> None:
+    """After a host undid an effect, the same status once more is the host's: the intent is dropped."""
+    memory = Memory(seen=SEEN_PENDING, intent=intent(by="command", age=20))
+    for status in ("approved", "pending", "approved"):
+        found = look(status, memory)
+        memory = remember(memory, found)
+
+    assert published(found) == ["approved by host"]
+
+
+def test_in_shadow_everybody_is_proposed_once_for_each_version() -> None:
+    """Nobody is acted on, held or put on the waitlist; the next version proposes anew, and the real one decides."""
+    found = look("pending", Memory(), shadow=True)
+    memory = remember(Memory(), found)
+
+    assert (published(found), found.action) == (["registered by -", "proposed by policy"], None)
+    assert found.observations[1].decision["outcome"] == "approve"
+    assert published(look("pending", memory, shadow=True)) == []
+    assert published(look("pending", memory, shadow=True, version="policy-2")) == ["proposed by policy"]
+    assert look("pending", memory, version="policy-2").action is not None
+
+
+@pytest.mark.parametrize(
+    ("memory", "changes"),
+    [
+        (Memory(), False),
+        (Memory(seen=SEEN_PENDING), False),
+        (Memory(seen=SEEN_HELD), True),
+        (Memory(seen=SEEN_WAITING), True),
+        (Memory(seen=SEEN_HELD, intent=intent(unsettled=False)), True),
+    ],
+)
+def test_whom_another_version_left_undecided_is_a_change(memory: Memory, *, changes: bool) -> None:
+    """Newcomers, and those whom nobody decided about, are nobody's change."""
+    found = look("pending", memory, version="policy-2")
+
+    assert found.action is not None
+    assert found.action.changes == changes
+
+
+def test_a_second_try_is_no_second_change() -> None:
+    """An intent of the same version says that the change was counted already."""
+    memory = Memory(seen=Seen(status="pending", held="policy-0", facts=2), intent=intent(unsettled=False))
+    found = look("pending", memory)
+
+    assert found.action is not None
+    assert not found.action.changes
+
+
+def test_whoever_waits_is_decided_first() -> None:
+    """Then the oldest registration; one without a time comes last."""
+    people = [
+        msgspec.structs.replace(registrant("pending", id_), registered=at)
+        for id_, at in (("none", None), ("young", NOW), ("old", NOW - timedelta(days=1)), ("waits", NOW))
+    ]
+    memories = {"waits": Memory(seen=SEEN_WAITING), "old": Memory(seen=SEEN_HELD)}
+
+    ordered = registrants.in_order(people, memories, now=NOW + timedelta(hours=1))
+
+    assert [one.id for one in ordered] == ["waits", "old", "young", "none"]
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("latest", "wide", "expected"),
+    [
+        pytest.param([], None, ago(900), id="usually a quarter of an hour before the newest"),
+        pytest.param([ago(20 * n) for n in range(40)], ago(60), ago(900), id="a page holds them all"),
+        pytest.param([ago(n) for n in range(100)], ago(60), ago(50), id="after a rush as many as leave room on a page"),
+        pytest.param([ago(n) for n in range(100)], None, ago(900), id="unless nobody looked back as far yet"),
+        pytest.param([ago(n) for n in range(100)], ago(900), ago(900), id="or not for a quarter of an hour"),
+        pytest.param([NOW] * 100, ago(60), ago(-1), id="all within one second"),
+    ],
+)
+def test_begin(latest: list[datetime], wide: datetime | None, expected: datetime) -> None:
+    """Where an incremental look begins."""
+    assert registrants.begin(NOW, registrants.latest_of(latest), wide=wide, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("remembered", "absent", "expected"), [(100, 20, True), (100, 21, False), (3, 1, True), (3, 2, False), (0, 0, True)]
+)
+def test_conclusive(remembered: int, absent: int, *, expected: bool) -> None:
+    """A fifth may be absent, and one always; whoever was deleted before does not count."""
+    memories = {str(n): Memory(seen=SEEN_APPROVED) for n in range(remembered)}
+    memories["gone"] = Memory(seen=Seen(status="deleted"))
+    found = {str(n) for n in range(absent, remembered)}
+
+    missing = registrants.absent(found, memories)
+
+    assert len(missing) == absent
+    assert registrants.conclusive(missing, memories) == expected
+
+
+def test_a_deletion_names_the_command_that_asked_for_it() -> None:
+    """Else it was a host's; the registrant has no more than an id then."""
+    by_command = registrants.gone(
+        "r1", Memory(seen=SEEN_APPROVED, intent=intent("bulk-delete", by="command")), series=SERIES, now=NOW
+    )
+    by_host = registrants.gone("r1", Memory(seen=SEEN_APPROVED, intent=intent()), series=SERIES, now=NOW)
+
+    assert (published(by_command), published(by_host)) == (["deleted by command"], ["deleted by host"])
+    assert by_host.observations[0].registrant.fields == {"id": "r1", "status": "deleted"}
+
+
+def test_an_accepted_approval_takes_its_place_while_it_may_still_show() -> None:
+    """Pending with a 204 of the last quarter of an hour counts as approved; after that, or with a person's word, as pending."""
+    memories = {
+        "young": Memory(seen=SEEN_PENDING, intent=intent(age=14)),
+        "old": Memory(seen=SEEN_PENDING, intent=intent(age=16)),
+        "back": Memory(seen=SEEN_PENDING, intent=intent(age=1), human=True),
+        "cancelled": Memory(seen=SEEN_PENDING, intent=intent("cancel", by="command")),
+    }
+
+    assert registrants.statuses([], memories, now=NOW) == {"approved": 1, "pending": 3}
+
+
+def test_a_release_is_a_fact_of_its_own() -> None:
+    """One record for each registrant, after which the policy decides again."""
+    (entry,) = registrants.released(SERIES, ["r1"], now=NOW)
+    partition = PartitionMemory()
+    partition.of(SERIES).registrants["r1"] = Memory(seen=SEEN_HELD, approved=True, human=True)
+    partition.apply(entry)
+
+    assert look("pending", partition.of(SERIES).registrants["r1"]).action is not None
