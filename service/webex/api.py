@@ -47,6 +47,7 @@ class WebexApi:
                 "meetingType": "meetingSeries",
                 "from": _wire_time(since),
                 "to": _wire_time(until),
+                "current": False,
                 **({"hostEmail": host_email} if host_email else {}),
             },
         )

@@ -11,14 +11,16 @@ full. ``current`` stays at its default, false (the whole series).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
-from service.core.errors import WebexRejected
+from service.core.errors import WebexRejected, WebexThrottled, WebexUnavailable
 from service.core.registrants import BATCH, Registrant
 from service.webex import objects
 from service.webex.calls import ask
@@ -37,6 +39,12 @@ NARROWEST = timedelta(seconds=1)
 
 #: Calls that one list may cost. Divided, ten thousand registrants cost some four hundred.
 CALLS = 1000
+
+#: Seconds between two tries for one page; a page for which Webex wants a longer pause ends the list.
+_PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0)
+_LONGEST_PAUSE = 60.0
+
+Answer = TypeVar("Answer")
 
 _LIST, _QUERY = "listMeetingRegistrants", "queryMeetingRegistrants"
 
@@ -141,12 +149,30 @@ class _Listing:
         self._calls += 1
         if self._calls > CALLS:
             raise WebexRejected(f"{by_id(_LIST).name}: the pages do not end")
-        reply = await self._client.call(request)
+        if self._calls == 1:  # nothing is lost yet by giving up
+            reply = await self._client.call(request)
+        else:
+            reply = await _patiently(lambda: self._client.call(request))
         return {registrant.id: registrant for registrant in to_registrants(reply.value, by_id(_LIST).name)}, reply.link
 
     def _request(self, window: Window) -> Request:
         query = {"max": PAGE, "registrationTimeFrom": window.start, "registrationTimeTo": window.end}
         return request_for(by_id(_LIST), path=self._path, query=query, host_email=self._host_email)
+
+
+async def _patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """One read of many that belong together. Where Webex does not answer it is asked again, after pauses of seconds: to begin
+    anew with all of them would cost Webex far more. Raises what the last try raised.
+    """
+    for pause in _PATIENCE:
+        try:
+            return await ask()
+        except (WebexUnavailable, WebexThrottled) as error:
+            wait = max(error.retry_after or 0.0, pause)
+            if wait > _LONGEST_PAUSE:
+                raise
+            await asyncio.sleep(wait)
+    return await ask()
 
 
 async def list_page(
@@ -165,7 +191,7 @@ async def query_registrants(
     wanted = list(dict.fromkeys(emails))
     for start in range(0, len(wanted), PAGE):
         body: objects.QueryRegistrants = {"emails": wanted[start : start + PAGE]}
-        page = await query_page(client, meeting_id, body, size=PAGE, host_email=host_email)
+        page = await _patiently(partial(query_page, client, meeting_id, body, size=PAGE, host_email=host_email))
         found.update((registrant.id, registrant) for registrant in to_registrants({"items": page}, by_id(_QUERY).name))
     return list(found.values())
 
