@@ -149,6 +149,7 @@ class _Plan:
             ledger=shared.ledger,
             ownership=shared.ownership,
             permission=shared.permission,
+            policy=self._policy,
             letters=shared.letters,
             orders=Orders(ledger=shared.ledger, backlog=shared.backlog, now=utc_now),
             worker=self._worker(shared, organizations, sponsors, sweep),
@@ -238,8 +239,13 @@ class _Plan:
         return Sweep(ledger=shared.ledger, backlog=shared.backlog, intervals=intervals, budget=self._rate, now=utc_now)
 
     def _rate(self, organization: str) -> float:
+        """Calls per second that Webex allows now; none while it wants to be left alone."""
         tenant = self._opened.get(organization)
-        return tenant.client.budget.state().rate if tenant else 0.0
+        if tenant is None:
+            return 0.0
+        budget = tenant.client.budget
+        state = budget.state()
+        return 0.0 if state.circuit_open or budget.throttled_for > 0 else state.rate
 
     def _discovery(self, shared: _Shared, organizations: OrganizationsController) -> Discovery:
         sweep = self._settings.sweep

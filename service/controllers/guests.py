@@ -259,6 +259,18 @@ class Sponsor:
             if not turn.users:
                 del self._turns[key]
 
+    async def found(self, body: object, *, key: str) -> bool:
+        """Whether Webex shows the meeting that was made for this key and this ``body``. Nothing is made. Raises WebexError."""
+        wanted = guests.read(body, now=self._clock.now())
+        if isinstance(wanted, Refused):
+            return False
+        mark = guests.marker(key, wanted.meeting)
+        place = guests.reservation_of(wanted.meeting, series=mark)
+        if place is None:
+            return False
+        shown = await self._webex.list_meetings(_tagged(mark, place.since - _DAY, place.until + _DAY))
+        return any(mark in guests.tags_of(meeting) for meeting in shown)
+
     def _refused(self, refused: Refused) -> Refused:
         self._log.info("guests.refused", reason=refused.reason)
         return refused

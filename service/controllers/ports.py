@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from service.controllers import guests
+from service.core.commands import Answer
 from service.core.meetings import Meeting
 from service.core.message import Message, Received
 from service.core.policy import Policy
@@ -129,6 +131,13 @@ class WebexApi(Webex, Meetings, Protocol):
     """Both."""
 
 
+class Commanding(Protocol):
+    """Any operation by its name."""
+
+    async def call(self, name: str, parameters: Mapping[str, Any], body: Any = None) -> Answer:
+        """One call. Raises WebexError; ValueError for one that could never be right."""
+
+
 class Tenant(Protocol):
     """One organisation at Webex, with a client and a credential of its own."""
 
@@ -139,6 +148,14 @@ class Tenant(Protocol):
     @property
     def sweeping(self) -> WebexApi:
         """The same calls, where nobody waits for the answer."""
+
+    @property
+    def commanding(self) -> Commanding:
+        """Any operation, as commands ask for it."""
+
+    @property
+    def sponsoring(self) -> guests.Webex:
+        """The calls that guest-to-guest meetings take."""
 
     async def probe(self) -> None:
         """One cheap read. Raises WebexError; WebexUnauthorized where its token is not accepted."""

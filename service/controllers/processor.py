@@ -11,18 +11,18 @@ import structlog
 
 from service.controllers.backlog import Backlog
 from service.controllers.discovery import Discovery
-from service.controllers.ledger import Ledger
+from service.controllers.ledger import Ledger, Place
 from service.controllers.letters import Letters
 from service.controllers.orders import Orders
 from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.permission import Permission
-from service.controllers.ports import Clock, Observer, WorkConsumer
+from service.controllers.ports import Clock, LivePolicy, Observer, WorkConsumer
 from service.controllers.sponsors import Sponsors
 from service.controllers.sweep import Sweep
 from service.controllers.task import Task
 from service.controllers.worker import Worker
-from service.core import work
+from service.core import trial, work
 from service.core.errors import EventProcessorError, NotOwner
 from service.core.ledger import Dirty
 from service.core.message import Received
@@ -32,7 +32,7 @@ from service.core.work import Command, Hint, Order
 
 #: How long (s) running work may take to end when a partition goes away; the consumer waits 5 s in all.
 DRAIN = 4.0
-#: Seconds from one count of those who may not be written to, to the next.
+#: Seconds from one look at what operators changed to the next.
 WATCH = 5.0
 #: Seconds from one tidying of the ledger to the next.
 TIDY = 600.0
@@ -49,6 +49,7 @@ class Processor:
         ledger: Ledger,
         ownership: Ownership,
         permission: Permission,
+        policy: LivePolicy,
         letters: Letters,
         orders: Orders,
         worker: Worker,
@@ -62,7 +63,7 @@ class Processor:
         workers: int = 4,
     ) -> None:
         self._consumer, self._ledger, self._ownership = consumer, ledger, ownership
-        self._permission, self._letters, self._orders = permission, letters, orders
+        self._permission, self._policy, self._letters, self._orders = permission, policy, letters, orders
         self._worker, self._organizations, self._sponsors = worker, organizations, sponsors
         self._backlog, self._sweep, self._discovery = backlog, sweep, discovery
         self._observer, self._now, self._workers = observer, now, workers
@@ -207,15 +208,25 @@ class Processor:
     # --- now and then ---------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Count for whom nothing is written."""
+        """See whether there is another policy, by which every meeting has to be looked at, and count for whom nothing is written."""
+        version = self._policy().version
         while True:
             await asyncio.sleep(WATCH)
             self._count_stops()
+            before, version = version, self._policy().version
+            if version != before:
+                for partition in {place.partition for place in self._organizations.places()}:
+                    self._sweep.catch_up(partition)
 
     def _count_stops(self) -> None:
-        stops = [reason for place in self._organizations.places() if (reason := self._permission.stopped(place))]
-        for reason in ("paused", "observeOnly"):
+        stops = [self._stopped(place) for place in self._organizations.places()]
+        for reason in ("paused", "observeOnly", "policyHeld"):
             self._observer.writes_stopped(reason, stops.count(reason))
+
+    def _stopped(self, place: Place) -> str:
+        record = self._ledger.partition(place).policies.get(place.organization)
+        held = record is not None and trial.is_held(record, self._policy().version)
+        return self._permission.stopped(place) or ("policyHeld" if held else "")
 
     async def _tidy(self) -> None:
         """Forget the meetings that ended for good, and the commands that nobody will repeat."""

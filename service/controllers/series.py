@@ -13,6 +13,7 @@ from service.controllers.ports import Clock, WebexApi
 from service.controllers.registrants import RegistrantsController
 from service.controllers.task import Task
 from service.core.ledger import Entry, KnownMeeting
+from service.core.meetings import Meeting, ends, is_recurring, starts
 from service.core.schedule import retired
 
 #: A look whose call is not confirmed yet is repeated after so many seconds.
@@ -55,7 +56,7 @@ class SeriesController:
         await self._found_again(task, known)
         changed = await self._meetings.look(task, found)
         if not changed.meeting.has_registration:
-            await self._without_registration(task)
+            await self._without_registration(task, changed.meeting)
             return Look("noRegistration", again=changed.again)
         looked = await self._registrants.look(task, changed.meeting)
         pauses = [pause for pause in (changed.again, SETTLE_AGAIN if looked.again else None) if pause is not None]
@@ -67,11 +68,24 @@ class SeriesController:
         if known is not None and known.missing is not None:
             await self._remember(task, msgspec.structs.replace(known, missing=None, deleted=False))
 
-    async def _without_registration(self, task: Task) -> None:
-        """Webex takes the object away when a meeting is over; what people decided is remembered until that is for good."""
-        known = self._ledger.series(task.place, task.series).meeting
-        if known is not None and known.registration:
-            await self._remember(task, msgspec.structs.replace(known, registration=False))
+    async def _without_registration(self, task: Task, meeting: Meeting) -> None:
+        """It is remembered all the same: as one that need not be found again, and since Webex takes the form away when a
+        meeting is over, what people decided is remembered until that is for good.
+        """
+        before = self._ledger.series(task.place, task.series).meeting
+        known = msgspec.structs.replace(
+            before or KnownMeeting(organization=task.place.organization),
+            registration=False,
+            org_id=task.org_id or (before.org_id if before else ""),
+            host_email=task.host_email or (before.host_email if before else meeting.host_email),
+            start=starts(meeting),
+            end=ends(meeting),
+            recurring=is_recurring(meeting),
+        )
+        if known != before:
+            await self._remember(task, known)
+        if retired(known, self._now()):
+            await self._ledger.retire(task.place, task.series)
 
     async def missing(self, task: Task, *, deleted: bool) -> None:
         """Webex does not show it, and it is not expected to appear: remembered, and in time forgotten for good."""

@@ -134,8 +134,7 @@ class Worker:
 
     async def _look(self, waiting: Waiting) -> None:
         task = waiting.task
-        self._sweep.looked(waiting.key, hinted=bool(waiting.hints))
-        with _traced(task.traceparent):
+        with self._sweep.looking(waiting.key, hinted=bool(waiting.hints)), _traced(task.traceparent):
             looked = await self._series.look(task)
         await self._settle(waiting)
         self._tell(task, looked)
@@ -224,7 +223,8 @@ class Worker:
                 young = waiting.first is not None and self._now() - waiting.first < LAG
                 return wait if young and not waiting.deleted else None
             case Reaction.CREDENTIALS:
-                return 60.0
+                # Lists also show meetings that their user may not read: the next list is soon enough for those.
+                return None if waiting.first is None and error.status == 403 else 60.0
             case Reaction.PERMANENT:
                 return None
             case _:

@@ -51,6 +51,7 @@ def processor(
         ledger=desk.ledger,
         ownership=desk.ownership,
         permission=desk.permission,
+        policy=lambda: desk.policy,
         letters=letters,
         orders=Orders(ledger=desk.ledger, backlog=backlog, now=desk.clock),
         worker=Worker(
