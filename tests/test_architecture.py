@@ -66,6 +66,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "httpcore": ("service.webex",),
     "httpx": ("service.webex", "service.sandbox", "service.cli"),
     "idna": ("service.core.policy",),
+    "jsonschema": ("service.webex",),
     "msgspec": ("service",),
     "prometheus_client": ("service.telemetry",),
     "pydantic": ("service.settings",),

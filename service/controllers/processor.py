@@ -141,6 +141,7 @@ class Processor:
         self._ledger.forget(partition)
         self._sweep.forget(partition)
         self._discovery.forget(partition)
+        self._sponsors.forget(partition)
         self._organizations.forget(partition)
 
     # --- taking in ------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ class Processor:
     # --- now and then ---------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """See whether there is another policy, by which every meeting has to be looked at, and count for whom nothing is written."""
+        """See whether there is another policy: every meeting is looked at by it. Count for whom nothing is written."""
         version = self._policy().version
         while True:
             await asyncio.sleep(WATCH)

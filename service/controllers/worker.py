@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -47,6 +48,8 @@ LAG = timedelta(minutes=15)
 NOT_NOW = 60.0
 #: Giving up needs the ledger; where that fails, it is tried again after so many seconds.
 GIVE_UP_AGAIN = 5.0
+#: Commands about registrants of whatever age.
+_CHANGES_ANYBODY = ("registrants.cancel", "registrants.delete", "registrants.bulk-delete")
 
 
 class Worker:
@@ -119,9 +122,10 @@ class Worker:
         return bool(refused) or self._organizations.usable(waiting.task.place)
 
     def _look_afterwards(self, waiting: Waiting, operation: str) -> None:
-        """What a command changed is observed at once, not at the next sweep."""
+        """What a command changed is observed at once, not at the next sweep; whose registration is old, a full look shows."""
         if waiting.task.series and operation not in READS:
             waiting.look = True
+            waiting.task = replace(waiting.task, full=waiting.task.full or operation in _CHANGES_ANYBODY)
             waiting.deleted = waiting.deleted or operation == "meetings.delete"
 
     # --- looks ----------------------------------------------------------------------------------------------------

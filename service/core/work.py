@@ -65,7 +65,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     ``id`` is that of its CloudEvent and ``digest`` a hash of the whole of it. ``operation`` is ``registrants.approve`` and so
     on; ``series`` the meeting series that it is about, "" where there is none: then it waits for no other. ``parameters`` and
     ``body`` are its ``data``. ``key`` is the record key of the command, which its outcome repeats. ``at`` (when it was taken
-    in) and ``expires`` ("" = never) are RFC 3339.
+    in) and ``expires`` ("" = never) are RFC 3339. ``refusal`` is why it may not be carried out, "" where it may, and
+    ``message`` says it to people: whoever remembers the ids answers these too.
     """
 
     organization: str
@@ -80,6 +81,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     expires: str = ""
     org_id: str = ""
     traceparent: str | None = None
+    refusal: str = ""
+    message: str = ""
 
     def __repr__(self) -> str:
         return f"Command(id={self.id!r}, operation={self.operation!r})"  # the rest is people and passwords

@@ -1,0 +1,46 @@
+"""What Webex answers, without what lets somebody in: passwords, host keys, links, tokens, secrets.
+
+Two nets, because Webex adds fields: names that say what they hold, and values that look like a link or a token whatever their
+field is called. What is caught by its name is left out; in a text, a link becomes ``***``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+#: Compared with a name's letters. A registration id is what a registrant proves themselves with when they join a webinar.
+_NAMES = re.compile(
+    r"passw|passcode|secret|token|hostkey|hostpin|accesscode|apikey|credential|link|registrationid", re.IGNORECASE
+)
+
+#: A scheme and what follows; a Webex address, or any host with a path, without one; a JSON web token.
+_LINK = re.compile(
+    r"[a-z][a-z0-9+.-]{1,30}:/{1,2}\S+"
+    r"|(?:[a-z0-9-]+\.)+[a-z]{2,24}(?::\d+)?/\S+"
+    r"|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(value: Any) -> Any:
+    """``value`` (decoded JSON) without them, at any depth. A flag or null says nothing secret: it stays, whatever its name."""
+    if isinstance(value, Mapping):
+        return {name: without_secrets(each) for name, each in value.items() if not _hides(name, each)}
+    if isinstance(value, list | tuple):
+        return [without_secrets(each) for each in value if not _only_link(each)]
+    if isinstance(value, str):
+        return _LINK.sub(HIDDEN, value)
+    return value if value is None or isinstance(value, bool | int | float) else HIDDEN
+
+
+def _hides(name: str, value: Any) -> bool:
+    named = _NAMES.search(re.sub(r"[^A-Za-z]", "", name)) is not None
+    return (named and not isinstance(value, bool | None)) or _only_link(value)
+
+
+def _only_link(value: Any) -> bool:
+    return isinstance(value, str) and _LINK.fullmatch(value) is not None
