@@ -128,24 +128,26 @@ def test_a_ledger_that_is_not_empty_is_only_added_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "code"),
+    ("age", "released", "more", "code"),
     [
-        pytest.param([owner(age=2)], 4, id="owned"),
-        pytest.param([owner(age=2), OBSERVING], 0, id="observing"),
-        pytest.param([owner(age=2, released=True)], 0, id="stopped"),
-        pytest.param([owner(age=60)], 0, id="killed"),
+        pytest.param(2, False, [], 4, id="owned"),
+        pytest.param(2, False, [OBSERVING], 0, id="observing"),
+        pytest.param(2, True, [], 0, id="stopped"),
+        pytest.param(60, False, [], 0, id="killed"),
     ],
 )
-def test_a_running_processor_would_not_see_it(tmp_path: Path, entries: list[Entry], code: int) -> None:
+def test_a_running_processor_would_not_see_it(
+    tmp_path: Path, age: float, released: bool, more: list[Entry], code: int
+) -> None:
     """So nothing is imported beside one, unless that only observes and reads the ledger again when it is adopted."""
     file = exported(tmp_path / "a", *ENTRIES)
-    settings = journal(tmp_path, *entries)
+    settings = journal(tmp_path, owner(age=age, released=released), *more)
     done = invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings)
 
     assert done.returncode == code
     written = keys(on(tmp_path / "data", "ledger"))
     assert ("human/s1/p1" in written) == (code == 0)
-    assert ("founded/0" in written) == (code == 0 and OBSERVING not in entries)
+    assert ("founded/0" in written) == (code == 0 and OBSERVING not in more)
 
 
 def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
