@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check format lock clean
+.PHONY: help run test faults check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ run: .venv/.run ## everything in one process, with a simulated Webex and no Kafk
 
 test: .venv/.dev ## all tests; those on real Kafka wherever Java and Maven are to be had
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+faults: .venv/.dev ## the long scenarios (some minutes): processes killed and frozen, answers lost, ten thousand registrants
+	@$(BIN)/python -m tests.faults $(PYTEST_FLAGS)
 
 check: .venv/.dev ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -42,12 +43,21 @@ rules:
 """
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody uses, below those that the system hands out: it must be free again after a restart."""
+    """A port that nobody uses, below those that the system hands out: it must be free again after a restart.
+
+    None is given twice, and runs side by side mostly take from different hundreds: it is not used at once.
+    """
     while True:
-        port = 20_000 + secrets.randbelow(12_000)
+        port = 20_000 + os.getpid() % 40 * 300 + secrets.randbelow(300)
+        if port in _GIVEN:
+            continue
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+            _GIVEN.add(port)
             return port
 
 
@@ -68,6 +78,25 @@ class Process:
             self._running = subprocess.Popen(
                 command, cwd=self._folder, env=self._environ, stdout=output, stderr=subprocess.STDOUT
             )
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        assert self._running is not None
+        return self._running.pid
+
+    def peak(self) -> int:
+        """Most memory that it has had in RAM, in MiB (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+    def freeze(self) -> None:
+        """SIGSTOP: its connections stay open, and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """``kill -9``."""
@@ -100,6 +129,9 @@ class Line(Protocol):
     webex: str
     metrics: list[str]
     client: httpx.AsyncClient
+    policy: Path
+    #: The process that looks, decides and writes.
+    decides: Process
 
     def crash(self) -> None:
         """``kill -9`` of everything that is ours (and of the sandbox, where it is in the same process)."""
@@ -120,24 +152,25 @@ class Line(Protocol):
 class _Line:
     """What both lines have in common."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: str, settings: Mapping[str, str]) -> None:
         self.folder = folder
         self.ports = {name: free_port() for name in ("receiver", "admin", "admin2", "sandbox")}
         self.webhook = f"http://127.0.0.1:{self.ports['receiver']}/webhooks/webex"
         self.webex = f"http://127.0.0.1:{self.ports['sandbox']}"
         self.client = httpx.AsyncClient(timeout=20, trust_env=False)
-        policy = folder / "policy.yaml"
-        policy.write_text(POLICY)
+        self.policy = folder / "policy.yaml"
+        self.policy.write_text(policy)
         self.environ = {
             "WEBHOOK__SECRET": SECRET,
             "WEBEX__TOKEN": TOKEN,
-            "POLICY__FILE": str(policy),
+            "POLICY__FILE": str(self.policy),
             "RECEIVER__HOST": "127.0.0.1",
             "RECEIVER__PORT": str(self.ports["receiver"]),
             "ADMIN__PORT": str(self.ports["admin"]),
             "SANDBOX__PORT": str(self.ports["sandbox"]),
             "SANDBOX__PACE": "0",
             "SWEEP__INTERVAL": "300",
+            **settings,
         }
         self.processes: list[Process] = []
 
@@ -171,10 +204,11 @@ class JournalLine(_Line):
 
     name = "journal"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, policy: str = POLICY, settings: Mapping[str, str] = {}) -> None:
+        super().__init__(folder, policy, settings)
         self.metrics = [f"http://127.0.0.1:{self.ports['admin']}/metrics"]
         self._dev = self.process("dev", "dev", JOURNAL__PATH=str(folder / "data"))
+        self.decides = self._dev
 
     def crash(self) -> None:
         """``kill -9``, the sandbox included."""
@@ -201,16 +235,19 @@ class KafkaLine(_Line):
     """Receiver and processor on a real broker, the sandbox beside them."""
 
     name = "kafka"
+    partitions = PARTITIONS
 
-    def __init__(self, folder: Path, bootstrap: str, prefix: str) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: Path, bootstrap: str, prefix: str, *, policy: str = POLICY, settings: Mapping[str, str] = {}
+    ) -> None:
+        super().__init__(folder, policy, settings)
         self.bootstrap, self.prefix = bootstrap, prefix
         self.environ |= {
             "BUS": "kafka",
             "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
             "KAFKA__TOPIC_PREFIX": prefix,
             "KAFKA__GROUP": f"{prefix}processors",
-            "KAFKA__TOPICS__PARTITIONS": str(PARTITIONS),
+            "KAFKA__TOPICS__PARTITIONS": str(self.partitions),
             "WEBEX__BASE_URL": f"{self.webex}/v1",
         }
         self.metrics = [f"http://127.0.0.1:{self.ports[name]}/metrics" for name in ("admin", "admin2")]
@@ -223,6 +260,7 @@ class KafkaLine(_Line):
             ADMIN__PORT=str(self.ports["admin2"]),
             KAFKA__INSTANCE_ID="processor-0",
         )
+        self.decides = self._processor
         self._sandbox = self.process(
             "sandbox", "sandbox", "--target-url", self.webhook, JOURNAL__PATH=str(folder / "sandbox")
         )
@@ -256,7 +294,7 @@ class KafkaLine(_Line):
     async def records(self, topic: str) -> list[Received]:
         """Everything on a topic, partition after partition."""
         reader = KafkaReader(bootstrap_servers=self.bootstrap, topic_prefix=self.prefix)
-        return [record for n in range(PARTITIONS) for record in [r async for r in reader.read(topic, n)]]
+        return [record for n in range(self.partitions) for record in [r async for r in reader.read(topic, n)]]
 
 
 # --- what a test does with a line -------------------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def _endpoint(sandbox: _Sandbox, operation: Operation) -> Endpoint:
             if refusal.retry_after is not None:
                 retry_after = f"{refusal.retry_after:.0f}"
         dropped = fault is not None and fault.drop
-        world.ledger.record(_call_record(n, operation, request, given, answer.status, dropped=dropped))
+        line = _call_record(n, operation, request, given, answer.status, dropped=dropped)
+        world.ledger.record(msgspec.structs.replace(line, at=world.now()))
         world.commit()
         if dropped:
             return _cut_short
@@ -113,6 +114,7 @@ def _perform(
         caller=caller,
         lag=max(world.faults.lag((operation.id, operation.name)), world.lag),
         batch_limit=sandbox.batch_limit,
+        loses_page=fault is not None and fault.lose_page,
         site=f"{request.url.scheme}://{request.url.netloc}",
     )
     answer = operation.handle(world, call)

@@ -28,6 +28,7 @@ def routes(world: World) -> list[Route]:
     """All of them."""
     table: tuple[tuple[str, Act, list[str]], ...] = (
         ("/ledger", _ledger, ["GET"]),
+        ("/figures", _figures, ["GET"]),
         ("/people", _people, ["POST"]),
         ("/meetings/{meetingId}/{event}", _meeting_event, ["POST"]),
         ("/faults", _faults, ["POST", "DELETE"]),
@@ -56,6 +57,12 @@ def _endpoint(world: World, act: Act) -> Callable[[Request], Awaitable[Response]
 def _ledger(world: World, _request: Request, _body: dict[str, Any]) -> Any:
     """Every call and effect, and what became of the webhooks."""
     return {**world.ledger.shown(statuses=world.registry.statuses()), "webhooks": world.outgoing.figures()}
+
+
+def _figures(world: World, request: Request, _body: dict[str, Any]) -> Any:
+    """The same counted, for many registrants: of ``?meetingId=``, or of all meetings."""
+    figures = world.ledger.figures(request.query_params.get("meetingId", ""), statuses=world.registry.statuses())
+    return {**figures, "webhooks": world.outgoing.figures()}
 
 
 def _people(world: World, _request: Request, body: dict[str, Any]) -> Any:

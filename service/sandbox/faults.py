@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,12 @@ WEBHOOKS = ("lose", "duplicate", "late", "reorder")
 #: Longest latency in seconds.
 LONGEST = 600.0
 
+#: How often a fault comes that has a probability and no number.
+FOR_EVER = 10**9
+
+#: Most copies of one webhook.
+MOST_COPIES = 100
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -23,7 +30,10 @@ class Fault:
 
     With ``status`` the call is refused: before its effect, or ``after`` it. With ``drop`` it has its effect and the answer is
     cut short; ``body`` spoils the answer's body; ``delay`` is a latency in seconds. ``lag`` ages what reads show and does not
-    wear off. ``webhook``: what happens to the next webhooks whose event is ``operation``, ``seconds`` late.
+    wear off. ``lose_page`` leaves a page of a list out: the one after it is shown in its place. ``webhook``: what happens to
+    the next webhooks whose event is ``operation``: ``seconds`` late, or ``copies`` of it.
+
+    The first ``skip`` calls go well, and of the others each is hit with this ``probability`` only.
     """
 
     operation: str
@@ -37,19 +47,25 @@ class Fault:
     lag: timedelta = timedelta(0)
     webhook: str = ""
     seconds: float = 0.0
+    lose_page: bool = False
+    copies: int = 2
+    probability: float = 1.0
+    skip: int = 0
 
     @classmethod
     def from_body(cls, body: dict[str, Any]) -> Fault:
-        """What ``POST /sandbox/faults`` takes.
+        """What ``POST /sandbox/faults`` takes, besides ``"skip"?`` and ``"probability"?`` for each of them.
 
         ``{"operation", "times"?, "status"?, "retryAfter"?, "afterEffect"?, "delaySeconds"?, "body"?}``, of which one of status,
         delaySeconds and body is needed; ``{"operation", "dropResponse": n}``; ``{"operation", "lagSeconds"}``;
-        ``{"webhook": "lose" | "duplicate" | "late" | "reorder", "event"?, "times"?, "seconds"?}``.
+        ``{"operation", "losePage": n}``;
+        ``{"webhook": "lose" | "duplicate" | "late" | "reorder", "event"?, "times"?, "seconds"?, "copies"?}``.
         """
         try:
-            fault = _read(body)
+            fault = replace(_read(body), probability=float(body.get("probability", 1.0)), skip=int(body.get("skip", 0)))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise invalid("A fault has dropResponse, status, delaySeconds, body, lagSeconds or webhook.") from error
+            named = "dropResponse, status, delaySeconds, body, lagSeconds, losePage or webhook"
+            raise invalid(f"A fault has {named}.") from error
         fault._check()
         return fault
 
@@ -62,17 +78,23 @@ class Fault:
             raise invalid(f"body is one of {', '.join(BODIES)}.")
         if self.webhook not in ("", *WEBHOOKS):
             raise invalid(f"webhook is one of {', '.join(WEBHOOKS)}.")
+        if not 0 < self.probability <= 1 or not 0 <= self.skip <= FOR_EVER or not 1 <= self.copies <= MOST_COPIES:
+            raise invalid(f"probability is above 0 and at most 1, skip not negative, copies 1 to {MOST_COPIES}.")
 
 
 def _read(body: dict[str, Any]) -> Fault:
-    operation, times = str(body.get("operation", "*")), int(body.get("times", 1))
+    operation = str(body.get("operation", "*"))
+    times = int(body.get("times", FOR_EVER if "probability" in body else 1))
     if "webhook" in body:
-        seconds = float(body.get("seconds", 1.0))
-        return Fault(str(body.get("event", "*")), times, webhook=str(body["webhook"]) or "?", seconds=seconds)
+        event, kind = str(body.get("event", "*")), str(body["webhook"]) or "?"
+        seconds, copies = float(body.get("seconds", 1.0)), int(body.get("copies", 2))
+        return Fault(event, times, webhook=kind, seconds=seconds, copies=copies)
     if "lagSeconds" in body:
         return Fault(operation, times=1, lag=timedelta(seconds=float(body["lagSeconds"])))
     if "dropResponse" in body:
         return Fault(operation, times=int(body["dropResponse"]), drop=True)
+    if "losePage" in body:
+        return Fault(operation, times=int(body["losePage"]), lose_page=True)
     if not {"status", "delaySeconds", "body"} & body.keys():
         raise KeyError("status")
     retry_after = body.get("retryAfter")
@@ -91,8 +113,10 @@ def _read(body: dict[str, Any]) -> Fault:
 class Faults:
     """The faults that are still due."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: Callable[[], float] | None = None) -> None:
+        """``chance`` gives a number from 0 to 1; left out, the same ones in every process."""
         self._due: list[Fault] = []
+        self._chance = chance or random.Random("faults").random  # noqa: S311 - a die, not a secret
 
     def add(self, fault: Fault) -> None:
         """One more; the first that fits goes first."""
@@ -114,7 +138,11 @@ class Faults:
         wanted = {*names, "*"}
         for i, fault in enumerate(self._due):
             fits = fault.operation in wanted and bool(fault.webhook) is webhook
-            if fits and not fault.lag and fault.times > 0:
+            if not fits or fault.lag or fault.times <= 0:
+                continue
+            if fault.skip > 0:
+                self._due[i] = replace(fault, skip=fault.skip - 1)
+            elif fault.probability == 1 or self._chance() < fault.probability:
                 self._due[i] = replace(fault, times=fault.times - 1)
                 return fault
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -72,6 +72,28 @@ class Ledger:
             "meetings": {id_: msgspec.to_builtins(effects) for id_, effects in self._meetings.items()},
             "effects": {id_: _shown(effects, statuses.get(id_, "deleted")) for id_, effects in self._effects.items()},
         }
+
+    def figures(self, meeting_id: str, *, statuses: Mapping[str, str]) -> dict[str, Any]:
+        """How many calls there were, and over the registrants of one meeting ("": of all): how many have which status, and
+        of every counter the sum and the most that one of them has.
+        """
+        found = {id_: one for id_, one in self._effects.items() if meeting_id in ("", one.meeting)}
+        counted = [_counted(effects) for effects in found.values()]
+        return {
+            "calls": self._documents.counters.calls,
+            "tallies": {key: tally.count for key, tally in self._tallies.items()},
+            "statuses": dict(Counter(statuses.get(id_, "deleted") for id_ in found)),
+            "sums": {name: sum(one[name] for one in counted) for name in _COUNTED},
+            "most": {name: max((one[name] for one in counted), default=0) for name in _COUNTED},
+        }
+
+
+_COUNTED = ("approved", "rejected", "cancelled", "repeated", "other", "mails")
+
+
+def _counted(effects: Effects) -> dict[str, int]:
+    mails = sum(effects.outbox.values())
+    return {name: mails if name == "mails" else getattr(effects, name) for name in _COUNTED}
 
 
 def _shown(effects: Effects, status: str) -> dict[str, Any]:

@@ -180,7 +180,10 @@ class MeetingEffects(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One API call that was answered. ``registrants`` is how many ids, e-mails or forms its body held."""
+    """One API call that was answered, and when by the world's clock.
+
+    ``registrants`` is how many ids, e-mails or forms its body held.
+    """
 
     n: int
     method: str
@@ -190,6 +193,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     registrants: int = 0
     send_email: bool | None = None
     dropped: bool = False
+    at: datetime | None = None
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):

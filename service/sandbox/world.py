@@ -319,7 +319,7 @@ class World:
         if kind == "lose":
             return
         hooks = ("", *(hook.id for hook in self.webhooks.hearing(resource, event, data, org=org)))
-        for hook in hooks * (2 if kind == "duplicate" else 1):
+        for hook in hooks * (fault.copies if fault and kind == "duplicate" else 1):
             self.outgoing.add(
                 Notification(
                     n=0,

@@ -446,12 +446,12 @@ async def test_what_is_not_there_says_so_in_ciscos_words(client: httpx.AsyncClie
 
 
 async def test_the_ledger_lists_every_call(client: httpx.AsyncClient) -> None:
-    """Each call has its number, operation, meeting, status, the size of its batch and whether mail was wanted."""
+    """Each call has its number, operation, meeting, status, time, the size of its batch and whether mail was wanted."""
     series = await schedule(client)
     ids = await people(client, series, 2)
     await batch(client, series, "approve", ids, sendEmail=False)
     await client.get(f"/v1/meetings/{UNKNOWN}/registrants")
-    shared = {"registrants": 0, "sendEmail": None, "dropped": False}
+    shared = {"registrants": 0, "sendEmail": None, "dropped": False, "at": "2026-01-10T09:00:00Z"}
     approve = {"registrants": 2, "sendEmail": False, "operationId": "batchApproveMeetingRegistrants", "status": 204}
     assert (await ledger(client))["calls"] == [
         {**shared, "n": 1, "method": "POST", "operationId": "createMeeting", "meetingId": "", "status": 200},

@@ -96,6 +96,26 @@ async def test_a_token_issued_here_is_taken_beside_the_fixed_one(world: World) -
         assert [await status(client, token) for token in ("right", pair["access_token"], "wrong")] == [200, 200, 401]
 
 
+async def test_organizations_share_one_sandbox(world: World) -> None:
+    """A token of each is issued under its own text; none sees another's meetings, and its webhooks name it."""
+    tokens = {organization: f"token-of-{n}" for n, organization in enumerate(("one", "two", "three"))}
+    scheduled = {}
+    async with client_of(world, token="right") as client:
+        for organization, token in tokens.items():
+            host = f"host@{organization}.example"
+            await client.post("/sandbox/tokens", json={"orgId": organization, "token": token, "email": host})
+            headers = {"authorization": f"Bearer {token}"}
+            made = (await client.post("/v1/meetings", json=meeting_body(), headers=headers)).json()
+            scheduled[organization] = made["id"]
+            assert made["hostEmail"] == host
+        for organization, token in tokens.items():
+            headers = {"authorization": f"Bearer {token}"}
+            listed = (await client.get("/v1/meetings", headers=headers)).json()["items"]
+            assert [meeting["id"] for meeting in listed] == [scheduled[organization]]
+    told = {world.organization(each.org): each.meeting for each in world.outgoing.heads()}
+    assert told == scheduled
+
+
 # -- Service Apps ------------------------------------------------------------------------------------------------------
 
 

@@ -266,6 +266,11 @@ async def test_what_waits_for_a_webhook_that_is_off_is_lost(world: World, client
         pytest.param(
             {"webhook": "duplicate", "event": "updated"}, ["created", "updated", "updated", "deleted"], id="twice"
         ),
+        pytest.param(
+            {"webhook": "duplicate", "copies": 5, "probability": 1},
+            [each for event in ("created", "updated", "deleted") for each in [event] * 5],
+            id="five times each",
+        ),
         pytest.param({"webhook": "reorder", "event": "created"}, ["updated", "created", "deleted"], id="out of order"),
         pytest.param(
             {"webhook": "late", "event": "created", "seconds": 0.2}, ["updated", "deleted", "created"], id="late"

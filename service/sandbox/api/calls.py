@@ -20,7 +20,10 @@ NUMBER, FLAG = "number", "flag"
 
 @dataclass(frozen=True)
 class Call:
-    """One request, read and authorised. ``lag``: how far behind reads are; ``site``: where the sandbox is reached."""
+    """One request, read and authorised.
+
+    ``lag``: how far behind reads are; ``site``: where the sandbox is reached; ``loses_page``: this page of a list is left out.
+    """
 
     path: Mapping[str, str]
     query: Mapping[str, str]
@@ -30,6 +33,7 @@ class Call:
     lag: timedelta
     batch_limit: int
     site: str
+    loses_page: bool = False
 
     @property
     def meeting_id(self) -> str:

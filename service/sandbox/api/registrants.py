@@ -10,7 +10,7 @@ from service.sandbox import registration
 from service.sandbox.api.calls import Answer, Call, page_size
 from service.sandbox.records import MeetingRecord, RegistrantRecord
 from service.sandbox.refusals import Refusal, invalid, not_found
-from service.sandbox.registrants import Query, form, page, shown, window
+from service.sandbox.registrants import Page, Query, form, page, shown, window
 from service.sandbox.world import World
 
 
@@ -33,6 +33,8 @@ def list_registrants(world: World, call: Call) -> Answer:
     email = call.query.get("email", "").casefold()
     found = [r for r in _visible(world, call) if since <= r.registered < until and email in ("", r.email)]
     part = page(found, size=page_size(call.query), cursor=call.query.get("cursor", ""))
+    if call.loses_page:
+        part = page(found, size=page_size(call.query), cursor=part.following) if part.following else Page((), "")
     # The window goes along, or it would move between two pages.
     bounds = {"registrationTimeFrom": _text(since), "registrationTimeTo": _text(until)}
     following = {**call.query, **bounds, "cursor": part.following} if part.following else {}
@@ -42,7 +44,8 @@ def list_registrants(world: World, call: Call) -> Answer:
 def query_registrants(world: World, call: Call) -> Answer:
     """ "Query Meeting Registrants"."""
     query, size = Query.from_body(call.body), page_size(call.query)
-    return Answer(200, {"items": query.answer(_view(world, call, r) for r in _visible(world, call))[:size]})
+    named = (r for r in _visible(world, call) if r.email in query.emails)
+    return Answer(200, {"items": query.answer(_view(world, call, r) for r in named)[:size]})
 
 
 def register(world: World, call: Call) -> Answer:
