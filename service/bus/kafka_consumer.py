@@ -120,6 +120,7 @@ class KafkaConsumer:
         self._log = structlog.get_logger().bind(topic=topic, group=group)
         self._listener: RebalanceListener | None = None
         self._client: Any = None
+        self._partitions = 0  # of the topic; 0 while nobody knows
         self._assignment: _Assignment | None = None
         self._fetching: asyncio.Task[_Fetched] | None = None
         self._revoking = asyncio.Lock()
@@ -183,10 +184,15 @@ class KafkaConsumer:
         for partition, position in positions.items():
             assignment.trackers[partition].committed(position)
 
-    def partition_of(self, key: str) -> int:
-        """The partition in which records with this key stand; 0 while the topic's partitions are not known."""
+    def partition_of(self, key: str) -> int | None:
+        """The partition in which records with this key stand; None as long as the topic's partitions are not known.
+
+        Once known they are remembered: aiokafka forgets a topic whose metadata came with an error, and their number never
+        changes.
+        """
         known = self._client.partitions_for_topic(self._full_topic) if self._client is not None else None
-        return partition_for(key, len(known)) if known else 0
+        self._partitions = len(known) if known else self._partitions
+        return partition_for(key, self._partitions) if self._partitions else None
 
     async def consumed(self, partition: int) -> bool:
         """Whether the group has ever finished a record of the partition. Raises CannotStore."""

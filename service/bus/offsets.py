@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+#: So many records may be handed out beyond the first that is not finished: what is finished there is remembered.
+FURTHEST = 200_000
+
 
 class OffsetTracker:
     """One partition during one assignment. Offsets come in increasing order and may have holes (compaction)."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[int, bool] = OrderedDict()  # offset → finished
+        self._finished = 0  # of those in _open
         self._last = -1
         self._position: int | None = None
         self._committed: int | None = None
 
     @property
     def unfinished(self) -> int:
-        """Records delivered and not yet passed by the commit position."""
-        return len(self._open)
+        """Records delivered and not finished. One that takes long does not count for those behind it, up to a limit."""
+        return len(self._open) - (self._finished if len(self._open) < FURTHEST else 0)
 
     def delivered(self, offset: int) -> None:
         """``offset`` was handed out. A repeat changes nothing: the position never goes back."""
@@ -27,11 +31,13 @@ class OffsetTracker:
 
     def finished(self, offset: int) -> None:
         """``offset`` needs nothing more. Idempotent; an offset that was never delivered, or is passed, changes nothing."""
-        if offset not in self._open:
+        if self._open.get(offset, True):
             return
         self._open[offset] = True
+        self._finished += 1
         while self._open and self._open[oldest := next(iter(self._open))]:
             del self._open[oldest]
+            self._finished -= 1
             self._position = oldest + 1
 
     def committable(self) -> int | None:

@@ -47,8 +47,8 @@ class Consumer(Protocol):
     async def commit(self) -> None:
         """Commit what is contiguously finished."""
 
-    def partition_of(self, key: str) -> int:
-        """The partition in which records with this key stand. Only after :meth:`start`."""
+    def partition_of(self, key: str) -> int | None:
+        """The partition in which records with this key stand; None as long as nobody knows."""
 
     async def consumed(self, partition: int) -> bool:
         """Whether the group has ever finished a record of the partition: its committed offset is beyond the start.

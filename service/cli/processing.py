@@ -151,7 +151,7 @@ class _Plan:
             permission=shared.permission,
             policy=self._policy,
             letters=shared.letters,
-            orders=Orders(ledger=shared.ledger, backlog=shared.backlog, now=utc_now),
+            orders=Orders(ledger=shared.ledger, backlog=shared.backlog, sweep=sweep, now=utc_now),
             worker=self._worker(shared, organizations, sponsors, sweep),
             organizations=organizations,
             sponsors=sponsors,
@@ -163,7 +163,7 @@ class _Plan:
         )
 
     def _shared(self) -> _Shared:
-        ledger = Ledger(reader=self._bus.reader, publisher=self._bus.publisher)
+        ledger = Ledger(reader=self._bus.reader, publisher=self._bus.publisher, atomic=self._settings.bus == "journal")
         ownership = Ownership(ledger, instance=self._instance, now=utc_now)
         return _Shared(
             consumer=self._bus.consumer(WORK, self._settings.kafka.group),
@@ -189,6 +189,7 @@ class _Plan:
             observer=self._metrics,
             receiver=self._instance,
             now=utc_now,
+            usable=organizations.usable,
             doubt=organizations.doubt,
             restricted=self._settings.commands.restricted,
         )

@@ -75,7 +75,11 @@ class Backlog:
         self.queue.add(key)
 
     def _entry(self, key: Key, task: Task) -> Waiting:
-        return self._waiting.setdefault(key, Waiting(key=key, task=task))
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.task.place.assignment != task.place.assignment:
+            # What was left of an earlier assignment comes again with this one.
+            waiting = self._waiting[key] = Waiting(key=key, task=task)
+        return waiting
 
     def _queue(self, key: Key, delay: float) -> None:
         if delay > 0:
@@ -96,6 +100,8 @@ class Backlog:
     def put_back(self, waiting: Waiting, delay: float) -> None:
         """Its work failed: try again in ``delay`` seconds and not before, together with what has come meanwhile."""
         newer = self._waiting.get(waiting.key)
+        if newer is not None and newer.task.place.assignment != waiting.task.place.assignment:
+            return
         if newer is not None:
             if newer.look:
                 waiting.task = _joined(waiting.task, newer.task) if waiting.look else newer.task

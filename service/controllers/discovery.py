@@ -91,7 +91,7 @@ class Discovery:
         observer: Observer,
         hosts: Sequence[str],
         interval: timedelta,
-        partition_of: Callable[[str], int],
+        partition_of: Callable[[str], int | None],
         usable: Callable[[Place], bool],
         now: Clock,
     ) -> None:
@@ -136,7 +136,7 @@ class Discovery:
     def _place(self, organization: str) -> Place | None:
         """Where the organisation stands, None while it is not ours or Webex may not be called for it."""
         partition = self._partition_of(organization)
-        if not self._ledger.owns(partition):
+        if partition is None or not self._ledger.owns(partition):
             return None
         place = self._ledger.place(organization, partition)
         return place if self._usable(place) else None
@@ -236,8 +236,9 @@ class Discovery:
         """``meeting`` where it is not known, ``change`` where it is listed otherwise, "" where there is nothing to do."""
         if series in known.found:
             return ""  # another list of this round showed it too
-        if self._ledger.series(place, series).meeting is not None:
-            return "change" if changed else ""
+        known_to_us = self._ledger.series(place, series).meeting
+        if known_to_us is not None:
+            return "change" if changed or known_to_us.missing is not None else ""
         waits = (place.partition, series) in self._backlog
         return "" if waits or (_time() - known.looked.get(series, _NEVER) < ASK_AGAIN and not changed) else "meeting"
 

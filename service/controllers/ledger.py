@@ -44,8 +44,9 @@ class _Owned:
 class Ledger:
     """What is remembered of the partitions that are ours."""
 
-    def __init__(self, *, reader: LedgerReader, publisher: Publisher) -> None:
-        self._reader, self._publisher = reader, publisher
+    def __init__(self, *, reader: LedgerReader, publisher: Publisher, atomic: bool = False) -> None:
+        """``atomic``: ``publisher`` stores all that it is given, or nothing."""
+        self._reader, self._publisher, self._atomic = reader, publisher, atomic
         self._partitions: dict[int, _Owned] = {}
         self._assignments = 0
         self._log = structlog.get_logger()
@@ -151,20 +152,20 @@ class Ledger:
     async def record(
         self, place: Place, entries: Sequence[Entry], facts: Iterable[CloudEvent] = (), *, topic: str = ""
     ) -> None:
-        """Make ``facts`` (on ``topic``, by default that of their family) and ``entries`` durable together, then remember.
+        """Make ``facts`` (on ``topic``, by default that of their family) and ``entries`` durable, then remember.
 
-        Raises NotOwner, or CannotStore: then nothing is remembered, and a repeat publishes the same facts under the same ids.
+        The facts come first where the bus cannot write both at once: after a crash between them they are published again,
+        under the same ids, whereas an entry without its facts would silence them for ever. Raises NotOwner, or CannotStore:
+        then nothing is remembered, and a repeat publishes the same.
         """
-        messages = [events.to_message(fact, topic=topic) for fact in facts]
+        told = [events.to_message(fact, topic=topic) for fact in facts]
         partition = None if place.organization else place.partition
-        messages += [
-            ledger.to_message(entry, organization=place.organization, partition=partition) for entry in entries
-        ]
-        if not messages:
-            return
+        kept = [ledger.to_message(entry, organization=place.organization, partition=partition) for entry in entries]
         async with self._owned(place).writing:
             self._owned(place)
-            await self._publisher.publish(messages)
+            for messages in ([*told, *kept],) if self._atomic else (told, kept):
+                if messages:
+                    await self._publisher.publish(messages)
             self.remember(place, entries)
 
     async def retire(self, place: Place, series: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
 from service.controllers.ports import Clock, Observer, Publisher
 from service.core import dead_letters, event
-from service.core.errors import CannotStore, EventProcessorError, WebexError
+from service.core.errors import CannotStore, EventProcessorError, RecordRefused, WebexError
 from service.core.message import Received
 
 #: Where a letter cannot be written, it is tried again after so many seconds.
@@ -27,7 +28,8 @@ class Letters:
     ) -> None:
         """Return when the letter of ``record`` is durable, however long that takes."""
         webex = error if isinstance(error, WebexError) else None
-        letter = dead_letters.bury(
+        written = partial(
+            dead_letters.bury,
             record,
             reason=reason,
             detail=str(error) if error else "",
@@ -37,10 +39,13 @@ class Letters:
             now=self._now(),
             receiver=self._receiver,
         )
+        letter = written()
         while True:
             try:
                 await self._publisher.publish([event.to_message(letter)])
                 break
+            except RecordRefused:  # the topic takes less than most do
+                letter = written(brief=True)
             except CannotStore:
                 await asyncio.sleep(AGAIN)
         self._observer.letter_written(reason)

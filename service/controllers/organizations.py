@@ -71,7 +71,7 @@ class OrganizationsController:
         ledger: Ledger,
         backlog: Backlog,
         observer: Observer,
-        partition_of: Callable[[str], int] = lambda _: 0,
+        partition_of: Callable[[str], int | None] = lambda _: 0,
         pace: Pace = Pace(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,7 +87,7 @@ class OrganizationsController:
         return [
             self._ledger.place(organization, partition)
             for organization, partition in partitions.items()
-            if self._ledger.owns(partition)
+            if partition is not None and self._ledger.owns(partition)
         ]
 
     def usable(self, place: Place) -> bool:

@@ -156,7 +156,7 @@ class Processor:
     async def _admit(self, record: Received) -> None:
         try:
             item = work.decode(record.value or b"")
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             await self._letters.bury(record, "unreadable")
             self._consumer.finish(record)
             return
@@ -230,7 +230,9 @@ class Processor:
         return self._permission.stopped(place) or ("policyHeld" if held else "")
 
     async def _tidy(self) -> None:
-        """Forget the meetings that ended for good, and the commands that nobody will repeat."""
+        """Look once more at the meetings that ended for good: what is found the same is forgotten then. And forget the
+        commands that nobody will repeat.
+        """
         while True:
             await asyncio.sleep(TIDY)
             try:
@@ -242,9 +244,10 @@ class Processor:
         now = self._now()
         for partition in {place.partition for place in self._organizations.places()}:
             await self._ledger.expire(partition, now)
-        for partition, series, memory in list(self._ledger.known()):
+        for partition, series, memory in self._ledger.known():
             if memory.meeting is not None and retired(memory.meeting, now):
-                await self._ledger.retire(self._ledger.place(memory.meeting.organization, partition), series)
+                place = self._ledger.place(memory.meeting.organization, partition)
+                self._backlog.mark(Task(place=place, series=series, swept=True))
 
 
 def _moment(text: str) -> datetime | None:

@@ -24,7 +24,7 @@ from service.controllers.ports import Clock, Observer, WorkConsumer
 from service.controllers.series import Look, SeriesController
 from service.controllers.sweep import Sweep
 from service.controllers.task import Task
-from service.core.commands import READS, late
+from service.core.commands import READS
 from service.core.errors import (
     EventProcessorError,
     NotOwner,
@@ -38,7 +38,6 @@ from service.core.errors import (
 from service.core.ledger import Dirty, Entry
 from service.core.message import Received
 from service.core.retry import backoff
-from service.core.work import Command
 
 #: A hint that waited this long (s) is remembered in the ledger, so that its partition's offset can move on.
 PARKED = 60.0
@@ -90,36 +89,35 @@ class Worker:
         if waiting is None:
             return
         try:
-            if await self._carry_out(waiting) and waiting.look:
-                await self._look_where_usable(waiting)
+            pause = await self._carry_out(waiting)
+            if waiting.look and self._organizations.usable(waiting.task.place):
+                await self._look(waiting)  # also where its commands have to wait: what happens meanwhile is seen
+            elif waiting.look:
+                pause = NOT_NOW if pause is None else min(pause, NOT_NOW)
+            if pause is not None:
+                self._ledger.partition(waiting.task.place)
+                self._backlog.put_back(waiting, pause)
         except EventProcessorError as error:
             await self._failed(waiting, error)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self, waiting: Waiting) -> bool:
-        """Whether all its commands have their outcomes; else they wait, in order, for another try."""
+    async def _carry_out(self, waiting: Waiting) -> float | None:
+        """None when all its commands have their outcomes; else the seconds until the first of the others is tried again."""
         while waiting.commands:
             record, command = waiting.commands[0]
-            if not self._may_begin(waiting, command):
-                self._backlog.put_back(waiting, NOT_NOW)
-                return False
+            place = self._ledger.place(command.organization, record.partition)
+            self._ledger.partition(waiting.task.place)
             with _traced(command.traceparent):
-                result = await self._commands.execute(waiting.task.place, command, waiting.attempts)
+                result = await self._commands.execute(place, command, waiting.attempts)
             if isinstance(result, Again):
                 waiting.attempts += 1
-                self._backlog.put_back(waiting, result.delay)
-                return False
+                return result.delay
             waiting.attempts = 0
             waiting.commands.pop(0)
             self._consumer.finish(record)
             self._look_afterwards(waiting, command.operation)
-        return True
-
-    def _may_begin(self, waiting: Waiting, command: Command) -> bool:
-        """One that needs nothing of Webex, since it is refused, does not wait for a parked organisation."""
-        refused = command.refusal or late(command.expires, self._now())
-        return bool(refused) or self._organizations.usable(waiting.task.place)
+        return None
 
     def _look_afterwards(self, waiting: Waiting, operation: str) -> None:
         """What a command changed is observed at once, not at the next sweep; whose registration is old, a full look shows."""
@@ -130,12 +128,6 @@ class Worker:
 
     # --- looks ----------------------------------------------------------------------------------------------------
 
-    async def _look_where_usable(self, waiting: Waiting) -> None:
-        if self._organizations.usable(waiting.task.place):
-            await self._look(waiting)
-        else:
-            self._backlog.put_back(waiting, NOT_NOW)
-
     async def _look(self, waiting: Waiting) -> None:
         task = waiting.task
         with self._sweep.looking(waiting.key, hinted=bool(waiting.hints)), _traced(task.traceparent):
@@ -143,7 +135,7 @@ class Worker:
         await self._settle(waiting)
         self._tell(task, looked)
         if looked.again is not None:
-            self._backlog.mark(task, delay=looked.again)
+            self._backlog.mark(replace(task, full=False), delay=looked.again)  # it knows itself where all are needed
 
     async def _settle(self, waiting: Waiting) -> None:
         """Its hints, which all came before the look began, are answered."""
@@ -153,6 +145,7 @@ class Worker:
             await self._ledger.record(task.place, [Entry(kind="dirty", subject=task.series, value=None)])
         for _, record in waiting.hints:
             self._consumer.finish(record)
+        waiting.look, waiting.hints = False, []
 
     def _tell(self, task: Task, looked: Look) -> None:
         self._observer.looked(looked.result)
@@ -224,15 +217,18 @@ class Worker:
             case Reaction.RETRY_AFTER:
                 return max(error.retry_after or 0.0, wait)
             case Reaction.LOOK_AGAIN:
-                young = waiting.first is not None and self._now() - waiting.first < LAG
-                return wait if young and not waiting.deleted else None
+                return wait if self._young(waiting) and not waiting.deleted else None
             case Reaction.CREDENTIALS:
-                # Lists also show meetings that their user may not read: the next list is soon enough for those.
-                return None if waiting.first is None and error.status == 403 else 60.0
+                # Lists also show meetings that their user may not read: the next hint or list is soon enough for those.
+                return None if error.status == 403 and not self._young(waiting) else NOT_NOW
             case Reaction.PERMANENT:
                 return None
             case _:
                 return wait
+
+    def _young(self, waiting: Waiting) -> bool:
+        """Whether somebody told of it, so lately that Webex may still lag."""
+        return waiting.first is not None and self._now() - waiting.first < LAG
 
     # --- parking --------------------------------------------------------------------------------------------------
 

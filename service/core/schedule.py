@@ -129,7 +129,8 @@ def _spread(past: Past, series: str, pace: timedelta) -> datetime:
 def _rarely(known: KnownMeeting, past: Past, series: str, rhythm: Rhythm) -> datetime:
     looked = _spread(past, series, rhythm.interval) if past.looked is None else past.looked + RARELY
     if known.missing is not None:
-        return max(looked, _moved(known.missing, RARELY))
+        again = _moved(known.missing, rhythm.interval)  # one 404 may have been a slip: it is asked for once more soon
+        return max(looked, _moved(known.missing, RARELY)) if past.looked is None or past.looked >= again else again
     if known.recurring or known.end is None:
         return NEVER
     return max(looked, _moved(known.end, KEPT))  # once more, before it is forgotten

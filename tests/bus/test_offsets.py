@@ -36,7 +36,7 @@ class Model:
         return None if position == self.committed else position
 
     def unfinished(self) -> int:
-        return len(self.delivered) - len(self.passed())
+        return sum(offset not in self.finished for offset in self.delivered)
 
 
 def apply(step: tuple[str, int], tracker: OffsetTracker, model: Model) -> None:

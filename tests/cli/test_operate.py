@@ -7,7 +7,7 @@ import contextlib
 import json
 import subprocess
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from service.cli.roles import private_listener
 from service.controllers.backlog import Backlog
 from service.controllers.ledger import Ledger
 from service.controllers.orders import Orders
+from service.controllers.sweep import Intervals, Sweep
 from service.core import ledger, work
 from service.core.ledger import Entry, Fact, Intent, KnownMeeting, PolicyRecord, Seen
 from service.core.work import Order
@@ -54,7 +55,9 @@ class Owner:
 
     async def obey(self) -> None:
         """For ever."""
-        orders = Orders(ledger=self.ledger, backlog=Backlog(), now=lambda: NOW)
+        backlog, hour = Backlog(), timedelta(hours=1)
+        sweep = Sweep(ledger=self.ledger, backlog=backlog, intervals=Intervals(hour, hour), now=lambda: NOW)
+        orders = Orders(ledger=self.ledger, backlog=backlog, sweep=sweep, now=lambda: NOW)
         await self._consumer.start(Listener())
         while True:
             for record in await self._consumer.poll():

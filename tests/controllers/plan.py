@@ -53,7 +53,7 @@ def processor(
         permission=desk.permission,
         policy=lambda: desk.policy,
         letters=letters,
-        orders=Orders(ledger=desk.ledger, backlog=backlog, now=desk.clock),
+        orders=Orders(ledger=desk.ledger, backlog=backlog, sweep=sweep, now=desk.clock),
         worker=Worker(
             consumer=consumer,
             ledger=desk.ledger,

@@ -9,10 +9,14 @@ from datetime import timedelta
 from typing import Literal
 
 import pytest
+from msgspec import structs
 
 from service.bus.journal import Journal
+from service.controllers.commands import Done
+from service.controllers.ledger import Place
 from service.core import event, work
 from service.core.errors import WebexError, WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
+from service.core.ledger import Dirty, Entry, Fact
 from service.core.message import Message
 from service.core.work import Hint, Order
 from tests.controllers.conftest import SERIES, START, Desk
@@ -27,15 +31,29 @@ def hint(series: str = SERIES, *, reason: str = "webex.meeting.updated.v1") -> M
     )
 
 
+def command(id_: str) -> work.Command:
+    return work.Command(
+        organization="default",
+        id=id_,
+        digest="d",
+        operation="registrants.approve",
+        series=SERIES,
+        parameters={"meetingId": SERIES},
+        body={"registrants": [{"id": "unknown"}]},
+        key="theirs",
+        at=event.rfc3339(START),
+    )
+
+
 def order(verb: Literal["pause", "resume", "adopt"]) -> Message:
     return work.to_message(Order(organization="default", verb=verb, at=event.rfc3339(START)))
 
 
 @contextlib.asynccontextmanager
-async def running(desk: Desk, *, interval: float = 3600) -> AsyncIterator[None]:
+async def running(desk: Desk, *, interval: float = 3600, allow: tuple[str, ...] = ()) -> AsyncIterator[None]:
     """A processor that works inside the block and is stopped in order at its end."""
     stop = asyncio.Event()
-    task = asyncio.create_task(processor(desk, interval=interval).run(stop))
+    task = asyncio.create_task(processor(desk, interval=interval, allow=allow).run(stop))
     try:
         yield
     finally:
@@ -175,19 +193,84 @@ async def test_a_lost_ledger_is_not_acted_upon(desk: Desk) -> None:
         await until(lambda: desk.webex.people["partner"].status == "approved")
 
 
+async def test_a_command_that_waits_does_not_keep_us_from_looking(desk: Desk) -> None:
+    """While an operator pauses, commands wait, and what people do meanwhile is seen and told of."""
+    await desk.publisher.publish([order("pause"), work.to_message(command("c-1")), hint()])
+    async with running(desk, allow=("registrants.*",)):
+        await until(lambda: len(desk.observer.looks) == 1)
+        assert ("partner", "registered") in await desk.told()
+        assert desk.webex.made("change_status") == []
+        await asyncio.sleep(1.1)
+    assert await committed(desk.journal) == 1  # the command is behind it, unfinished
+
+
+async def test_a_command_belongs_to_its_own_organisation(desk: Desk) -> None:
+    """Also where another one's hint about the same series waits already."""
+    carried_out: list[str] = []
+
+    async def execute(place: Place, command: work.Command, attempts: int) -> Done:
+        carried_out.append(place.organization)
+        return Done()
+
+    working = processor(desk)
+    working._worker._commands.execute = execute  # type: ignore[method-assign]
+    await desk.publisher.publish([hint(), work.to_message(structs.replace(command("c-1"), organization="second"))])
+    stop = asyncio.Event()
+    task = asyncio.create_task(working.run(stop))
+    await until(lambda: bool(carried_out))
+    stop.set()
+    await task
+    assert carried_out == ["second"]
+
+
+async def test_a_record_that_is_nested_too_deeply_stops_nobody(desk: Desk) -> None:
+    """It goes to the dead letters like any other that cannot be read."""
+    deep = b'{"kind":"hint","organization":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    await desk.publisher.publish([Message(topic="work", key="default", value=deep, partition_by="default"), hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+    assert desk.observer.letters == ["unreadable"]
+
+
+async def test_tidying_looks_before_it_forgets(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What seems to have ended for good is asked for once more: a meeting that is there keeps what people decided."""
+    monkeypatch.setattr("service.controllers.processor.TIDY", 0.2)
+    await desk.look()
+    known = desk.ledger.series(desk.place, SERIES).meeting
+    assert known is not None
+    long_gone = structs.replace(known, missing=desk.now - timedelta(days=2), deleted=True)
+    human = Entry(kind="human", subject=SERIES, registrant="partner", value=Fact(at=desk.now))
+    await desk.obey(Entry(kind="meeting", subject=SERIES, value=long_gone), human)
+    async with running(desk):
+        await until(lambda: desk.observer.looks == ["finished"])
+    memory = desk.ledger.known()
+    assert list(memory) == []  # given up in order
+    again = (await desk.restarted()).ledger
+    (known_again,) = [remembered for _, _, remembered in again.known()]
+    assert known_again.registrants["partner"].human
+
+
+async def test_a_hint_that_comes_while_another_is_settled_keeps_its_mark(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger says that the series is dirty until the newer one has its look."""
+    dirty = Entry(kind="dirty", subject=SERIES, value=Dirty(organization="default", since=desk.now))
+    await desk.obey(dirty)
+    gate = desk.webex.hold("list_registrants")
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: bool(desk.webex.made("list_registrants")))
+        desk.webex.failures["get_meeting"] = [WebexThrottled("slow down", status=429, retry_after=60)]
+        await desk.publisher.publish([hint()])
+        await asyncio.sleep(1.2)
+        gate.set()
+        await until(lambda: desk.observer.looks == ["finished", "failed"])
+        assert desk.ledger.series(desk.place, SERIES).dirty is not None
+
+
 async def test_a_command_goes_before_the_look_and_has_one_outcome(desk: Desk) -> None:
     """One that is refused has its outcome although nothing is asked of Webex."""
-    refused = work.Command(
-        organization="default",
-        id="c-1",
-        digest="d",
-        operation="registrants.approve",
-        series=SERIES,
-        key="theirs",
-        at=event.rfc3339(START),
-        refusal="notAllowed",
-        message="no",
-    )
+    refused = structs.replace(command("c-1"), refusal="notAllowed", message="no")
     await desk.publisher.publish([work.to_message(refused), work.to_message(refused), hint()])
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)

@@ -367,3 +367,17 @@ async def test_nobody_knows_what_was_consumed_without_a_connection() -> None:
     member = asking(Cluster("127.0.0.1:9"), "p.")
     with pytest.raises(CannotStore):
         await member.consumer.consumed(0)
+
+
+async def test_partitions_are_remembered_and_never_guessed(kafka: Cluster, topic_prefix: str) -> None:
+    """Before anything is known there is no answer; a topic that aiokafka forgot keeps the one it had."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=4)])
+    member = asking(kafka, topic_prefix)
+    assert member.consumer.partition_of("default") is None
+    await member.start()
+    await until(lambda: member.partitions == FOUR)
+    known = member.consumer.partition_of("default")
+    # What an error in a metadata response does.
+    member.consumer._client._client.cluster._partitions.clear()
+    assert member.consumer.partition_of("default") == known is not None
+    await member.stop()
