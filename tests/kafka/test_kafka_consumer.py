@@ -300,7 +300,7 @@ class Asking(Member):
         super().__init__(consumer)
         self.failures = failures
         self.consumed: dict[int, bool] = {}
-        self.places: dict[str, int] = {}
+        self.places: dict[str, int | None] = {}
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         if self.failures:
