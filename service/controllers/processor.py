@@ -28,7 +28,7 @@ from service.core.ledger import Dirty
 from service.core.message import Received
 from service.core.organizations import UNKNOWN_ORGANIZATION
 from service.core.schedule import retired
-from service.core.work import Command, Hint, Order
+from service.core.work import Command, Hint, Item, Order
 
 #: How long (s) running work may take to end when a partition goes away; the consumer waits 5 s in all.
 DRAIN = 4.0
@@ -155,11 +155,14 @@ class Processor:
 
     async def _admit(self, record: Received) -> None:
         try:
-            item = work.decode(record.value or b"")
+            await self._take(record, work.decode(record.value or b""))
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             await self._letters.bury(record, "unreadable")
             self._consumer.finish(record)
-            return
+        except NotOwner:
+            return  # the record went to the next owner
+
+    async def _take(self, record: Received, item: Item) -> None:
         if not self._ledger.owns(record.partition):
             return  # it went to somebody else meanwhile, and the record with it
         match item:
@@ -169,14 +172,8 @@ class Processor:
                 place = self._ledger.place(item.organization, record.partition)
                 self._backlog.command(place, record, item)
             case Order():
-                await self._obey(record, item)
-
-    async def _obey(self, record: Received, order: Order) -> None:
-        try:
-            await self._orders.obey(self._ledger.place(order.organization, record.partition), order)
-        except NotOwner:
-            return  # the record went to the next owner
-        self._consumer.finish(record)
+                await self._orders.obey(self._ledger.place(item.organization, record.partition), item)
+                self._consumer.finish(record)
 
     def _take_hint(self, record: Received, hint: Hint) -> None:
         place = self._ledger.place(hint.organization, record.partition)

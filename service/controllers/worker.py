@@ -34,6 +34,7 @@ from service.core.errors import (
     WebexNotFound,
     WebexUnauthorized,
     WritesStopped,
+    whereabouts,
 )
 from service.core.ledger import Dirty, Entry
 from service.core.message import Received
@@ -47,6 +48,8 @@ LAG = timedelta(minutes=15)
 NOT_NOW = 60.0
 #: Giving up needs the ledger; where that fails, it is tried again after so many seconds.
 GIVE_UP_AGAIN = 5.0
+#: So often is work tried that fails in a way that nobody foresaw.
+SURPRISES = 5
 #: Commands about registrants of whatever age.
 _CHANGES_ANYBODY = ("registrants.cancel", "registrants.delete", "registrants.bulk-delete")
 
@@ -99,6 +102,32 @@ class Worker:
                 self._backlog.put_back(waiting, pause)
         except EventProcessorError as error:
             await self._failed(waiting, error)
+        except Exception as bug:  # noqa: BLE001 - one key must not end the process, and come back with the next one
+            await self._surprised(waiting, bug)
+
+    async def _surprised(self, waiting: Waiting, bug: Exception) -> None:
+        """A bug of ours, or a record that nobody foresaw: its key is tried again ever more rarely, the others go on. What is
+        tried in vain for long goes to the dead letters.
+        """
+        waiting.attempts += 1
+        self._log.error(
+            "work.failed_unexpectedly", error=type(bug).__name__, at=whereabouts(bug), key=waiting.task.series
+        )
+        self._observer.looked("failed")
+        if waiting.attempts >= SURPRISES:
+            records = [record for record, _ in waiting.commands[:1]] or [record for _, record in waiting.hints]
+            for record in records:
+                await self._letters.bury(record, "unexpected", attempts=waiting.attempts)
+                self._consumer.finish(record)
+            if waiting.commands:
+                waiting.commands.pop(0)
+            else:
+                waiting.look, waiting.hints = False, []
+            waiting.attempts = 0
+        if waiting.commands or waiting.look:
+            self._backlog.put_back(
+                waiting, max(backoff(waiting.attempts, base=1.0, cap=60.0, chance=self._chance()), 0.5)
+            )
 
     # --- commands -------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ what a downstream system asked for, checked already.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from service.core.event import CloudEvent
-from service.core.identifiers import is_instance
+from service.core.identifiers import is_instance, is_series
 from service.core.message import Message
 from service.core.organizations import ONLY_ORGANIZATION
 
@@ -56,7 +56,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     at: str
     policy: str = ""
     series: str = ""
-    registrants: tuple[str, ...] = ()
+    registrants: tuple[Annotated[str, msgspec.Meta(pattern=r"^[^/\s]{1,256}$")], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.verb == "release" and not (is_series(self.series) and self.registrants):
+            raise ValueError("a release names a meeting series and registrants")
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="command", tag_field="kind"):

@@ -86,7 +86,8 @@ class Registry:
         if meeting.registration is None or meeting.stage is Stage.ENDED or meeting.end <= self._now():
             raise Refusal(400, "Registration is not enabled for this meeting.")
         capacity = meeting.registration.get("maxRegisterNum")
-        if capacity is not None and len(self._known(meeting)) + len(forms) > capacity:
+        taken = sum(one.status == "approved" for one in self._known(meeting).values())
+        if capacity is not None and taken + len(forms) > capacity:
             raise Refusal(400, "The maximum number of registrants has been reached.")
         emails = [str(form["email"]).casefold() for form in forms]
         if len(set(emails)) < len(emails) or not self._emails.get(meeting.id, set()).isdisjoint(emails):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Literal
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -17,6 +18,7 @@ from service.controllers.ledger import Place
 from service.core import event, work
 from service.core.errors import WebexError, WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
 from service.core.ledger import Dirty, Entry, Fact
+from service.core.meetings import Meeting
 from service.core.message import Message
 from service.core.work import Hint, Order
 from tests.controllers.conftest import SERIES, START, Desk
@@ -43,6 +45,10 @@ def command(id_: str) -> work.Command:
         key="theirs",
         at=event.rfc3339(START),
     )
+
+
+#: About another series, so that it holds up nobody's hints.
+COMMAND = structs.replace(command("c-0"), series="7" * 32)
 
 
 def order(verb: Literal["pause", "resume", "adopt"]) -> Message:
@@ -232,6 +238,43 @@ async def test_a_record_that_is_nested_too_deeply_stops_nobody(desk: Desk) -> No
     assert desk.observer.letters == ["unreadable"]
 
 
+@pytest.mark.parametrize("registrants", [("",), ("a/b",), ()])
+async def test_an_order_that_nobody_can_obey_stops_nobody(desk: Desk, registrants: tuple[str, ...]) -> None:
+    """It is kept with the dead letters, and what comes behind it is done."""
+    raw = {"kind": "order", "organization": "default", "verb": "release", "at": "", "series": SERIES}
+    poison = msgspec.json.encode({**raw, "registrants": registrants})
+    await desk.publisher.publish([Message(topic="work", key="default", value=poison, partition_by="default"), hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+    assert desk.observer.letters == ["unreadable"]
+    assert await committed(desk.journal) == 2
+
+
+@pytest.mark.parametrize("poison", [hint("7" * 32), work.to_message(COMMAND)], ids=["hint", "command"])
+async def test_a_bug_in_one_key_stops_no_other(desk: Desk, poison: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again, ever more rarely; what is tried in vain for long goes to the dead letters."""
+    monkeypatch.setattr("service.controllers.worker.SURPRISES", 2)
+
+    async def surprise(*_: object) -> None:
+        raise ZeroDivisionError
+
+    working = processor(desk)
+    usual = desk.webex.get_meeting
+
+    async def get_meeting(meeting_id: str, *, host_email: str = "") -> Meeting:
+        return await (usual(meeting_id) if meeting_id == SERIES else surprise())  # type: ignore[return-value]
+
+    monkeypatch.setattr(desk.webex, "get_meeting", get_meeting)
+    monkeypatch.setattr(working._worker._commands, "execute", surprise)
+    await desk.publisher.publish([poison, hint()])
+    stop = asyncio.Event()
+    task = asyncio.create_task(working.run(stop))
+    await until(lambda: "finished" in desk.observer.looks and desk.observer.letters == ["unexpected"])
+    stop.set()
+    await task
+    assert await committed(desk.journal) == 2
+
+
 async def test_tidying_looks_before_it_forgets(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """What seems to have ended for good is asked for once more: a meeting that is there keeps what people decided."""
     monkeypatch.setattr("service.controllers.processor.TIDY", 0.2)
@@ -336,12 +379,12 @@ async def test_a_bus_that_cannot_store_only_delays(desk: Desk) -> None:
 
 
 async def test_a_task_that_dies_ends_the_processor(desk: Desk) -> None:
-    """A bug in one task is not survived in silence: the processor ends with it."""
-    desk.webex.failures["get_meeting"] = [ZeroDivisionError("a bug")]  # type: ignore[list-item]  # not a WebexError on purpose
-    await desk.publisher.publish([hint()])
+    """A bug in what belongs to no key is not survived in silence: the processor ends with it."""
+    working = processor(desk)
+    working._sweep.mark_due = lambda: 1 / 0  # type: ignore[assignment, return-value]
     with pytest.raises(ExceptionGroup):
         async with asyncio.timeout(8):
-            await processor(desk).run(asyncio.Event())
+            await working.run(asyncio.Event())
 
 
 async def test_a_hint_that_comes_during_a_long_look_is_answered_by_a_look_of_its_own(
