@@ -281,12 +281,12 @@ def test_a_wrong_file_is_refused_with_every_problem(text: str, expected: list[st
             id="a field without its variable",
         ),
         pytest.param(
-            "registrant.email.endswith('x')",
-            ['line 6, column 24: unknown function "endswith"; did you mean "endsWith"?'],
+            "registrant.city.endswith('x')",
+            ['line 6, column 23: unknown function "endswith"; did you mean "endsWith"?'],
             id="a misspelt function",
         ),
         pytest.param(
-            'matches(registrant.email, "x")',
+            'matches(registrant.city, "x")',
             ['line 6, column 7: "matches" stands after a value and a dot: value.matches(…)'],
             id="a method as a function",
         ),
@@ -361,14 +361,6 @@ def test_a_wrong_file_is_refused_with_every_problem(text: str, expected: list[st
                 f'line 6, column 80: "ann" {NO_ADDRESS}',
             ],
             id="an address in capitals, and no address",
-        ),
-        pytest.param(
-            'registrant.email.contains("@corp.com") || registrant.emailDomain.endsWith("corp.com")',
-            [
-                "line 6, column 33: strangers' addresses can have this too: compare registrant.emailDomain",
-                "line 6, column 81: strangers' addresses can have this too: compare registrant.emailDomain",
-            ],
-            id="a search in an address",
         ),
         pytest.param(
             'registrant.emailDomain in ["a.example", "@b.example", "straße.de"]',

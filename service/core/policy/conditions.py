@@ -13,7 +13,16 @@ from typing import Any, TypeVar
 import cel
 
 from service.core.policy import expressions
-from service.core.policy.addresses import address, domain
+from service.core.policy.comparisons import (
+    AFTER_OPERAND,
+    BEFORE_OPERAND,
+    SAME,
+    USUAL_FORMS,
+    address_faults,
+    comparisons,
+    exact,
+    same,
+)
 from service.core.policy.expressions import VARIABLES, Expression, Fault
 
 #: Characters of an expression.
@@ -80,6 +89,7 @@ class View:
         shown = {name: list(entries) for name, entries in lists.items() if whole is None or name in whole}
         self._context = cel.Context({"lists": shown})
         self._context.add_function(_LOOK_UP, _look_up({name: frozenset(entries) for name, entries in lists.items()}))
+        self._context.add_function(SAME, same)
 
     def show(self, variable: str, value: Mapping[str, Any]) -> None:
         """Replace ``variable``. Raises ConditionFailed for what CEL has no type for."""
@@ -119,21 +129,27 @@ class Formula:
         self, source: str, lists: Mapping[str, Sequence[object]], variables: Sequence[str] = VARIABLES
     ) -> None:
         """``variables`` are those that it may talk about. Raises ConditionRefused."""
+        if len(source) > LONGEST:
+            raise ConditionRefused(Fault(f"the condition has {len(source)} characters, {LONGEST} at most", 0))
         self.source = source
         _compile(source)
         expression = Expression(source)
         faults = (
             *expressions.faults(expression, lists, variables),
             *_bad_patterns(expression),
-            *_bad_addresses(expression),
-            *_loose_comparisons(expression),
+            *(address_faults(expression) if "registrant" in variables else ()),
         )
         if faults:
             raise ConditionRefused(*faults)
-        self.reads = {name: expression.reads(name) for name in VARIABLES}
-        #: Lists in which an e-mail's domain or address is looked up, by ``emailDomain`` or ``emailAddress``.
-        self.address_lists = {field: frozenset(_lists_for(expression, field)) for field in USUAL_FORMS}
-        quick = _with_look_ups(expression)
+        compared = list(comparisons(expression))
+        #: Lists in which an e-mail's domain or address is looked up, by the name of the field.
+        self.address_lists = {
+            field: frozenset(one.listed for one in compared if one.field == field and one.listed)
+            for field in USUAL_FORMS
+        }
+        run = Expression(exact(expression))
+        self.reads = {name: run.reads(name) for name in VARIABLES}
+        quick = _with_look_ups(run)
         self._program = _compile(quick)
         #: Lists that it does not only look up in; None for all.
         self.whole_lists = Expression(quick).reads("lists")
@@ -155,27 +171,7 @@ class Condition(Formula):
         return result
 
 
-#: How the fields that are made of the address spell it: what no such field can equal becomes "".
-USUAL_FORMS: Mapping[str, Callable[[str], str]] = {"emailDomain": domain, "emailAddress": address}
-
-_FORM_NAMES = {"emailDomain": "a lower-case ASCII domain", "emailAddress": "one plain address in lower case"}
-
-
-def usual_form(entry: object, field: str) -> str:
-    """How ``registrant.<field>`` spells ``entry``: equal to it where it is right, "" where it never can."""
-    return USUAL_FORMS[field](entry) if isinstance(entry, str) else ""
-
-
-def never_equal(entry: object, field: str) -> str:
-    """The sentence for an entry that no ``registrant.<field>`` can equal."""
-    usual = usual_form(entry, field)
-    advice = f'; write "{usual}"' if usual else ""
-    return f'"{entry}" never equals registrant.{field}, which is {_FORM_NAMES[field]}{advice}'
-
-
 def _compile(source: str) -> cel.Program:
-    if len(source) > LONGEST:
-        raise ConditionRefused(Fault(f"the condition has {len(source)} characters, {LONGEST} at most", 0))
     try:
         return _attempt(cel.compile, source)
     except ConditionFailed as failure:
@@ -198,10 +194,6 @@ def _too_deep(value: object, levels: int) -> bool:
     if isinstance(value, list | tuple):
         return levels == 0 or any(_too_deep(item, levels - 1) for item in value)
     return False
-
-
-def _literal(text: str) -> object:
-    return cel.compile(text).execute()
 
 
 def _bad_patterns(expression: Expression) -> Iterator[Fault]:
@@ -227,10 +219,6 @@ def _unusable_pattern(literal: str) -> str | None:
 #: The function that stands for ``… in lists.name`` when an expression is run. No condition can be written with it.
 _LOOK_UP = "listed"
 
-#: Between these, ``variable.field in lists.name`` is an operand as a whole: nothing binds as strongly as ``in``.
-_BEFORE_OPERAND = frozenset(("", "(", "[", ",", "?", ":", "&", "|"))
-_AFTER_OPERAND = frozenset(("", ")", "]", ",", "?", ":", "&", "|"))
-
 
 def _with_look_ups(expression: Expression) -> str:
     """The source with a function call for each ``variable.field in lists.name``."""
@@ -250,47 +238,6 @@ def _is_look_up(expression: Expression, start: int) -> bool:
         (dot, expression.token(start + 2).kind, field) == (".", "name", field)
         and expression.texts(start + 3, 3) == ["in", "lists", "."]
         and expression.token(start + 6).kind == "name"
-        and expression.token(start - 1).text in _BEFORE_OPERAND
-        and expression.token(start + 7).text in _AFTER_OPERAND
+        and expression.token(start - 1).text in BEFORE_OPERAND
+        and expression.token(start + 7).text in AFTER_OPERAND
     )
-
-
-def _lists_for(expression: Expression, field: str) -> Iterator[str]:
-    for use in expression.variables("registrant"):
-        if expression.texts(use.index + 1, 5) == [".", field, "in", "lists", "."]:
-            yield expression.token(use.index + 6).text
-
-
-def _bad_addresses(expression: Expression) -> Iterator[Fault]:
-    """``registrant.emailDomain != "Example.org"`` would always be true."""
-    for use in expression.variables("registrant"):
-        field = expression.member(use)
-        for token in _compared(expression, use.index + 3) if field in USUAL_FORMS else ():
-            value = _literal(token.text)
-            if field and value != usual_form(value, field):
-                yield Fault(never_equal(value, field), token.offset)
-
-
-def _loose_comparisons(expression: Expression) -> Iterator[Fault]:
-    """``a@corp.com.evil.example`` contains "@corp.com", and ``a@notcorp.com`` ends with "corp.com"."""
-    for use in expression.variables("registrant"):
-        dot, method, bracket = expression.texts(use.index + 3, 3)
-        literal = expression.token(use.index + 6)
-        if expression.member(use) not in ("email", *USUAL_FORMS) or (dot, bracket, literal.kind) != (".", "(", "text"):
-            continue
-        text = str(_literal(literal.text))
-        loose = {"contains": "@" in text or "." in text, "endsWith": "." in text and text[0] not in "@."}
-        if loose.get(method):
-            yield Fault("strangers' addresses can have this too: compare registrant.emailDomain", literal.offset)
-
-
-def _compared(expression: Expression, operator: int) -> Iterator[expressions.Token]:
-    """The literal texts on the right of ``==``, ``!=`` or ``in [``."""
-    sign = expression.token(operator).text
-    if sign in ("==", "!=") and expression.token(operator + 1).kind == "text":
-        yield expression.token(operator + 1)
-    if sign == "in" and expression.token(operator + 1).text == "[":
-        index = operator + 2
-        while expression.token(index).kind == "text":
-            yield expression.token(index)
-            index += 2

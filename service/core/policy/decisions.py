@@ -15,7 +15,8 @@ import msgspec
 from service.core.meetings import Meeting
 from service.core.policy import variables
 from service.core.policy.addresses import address
-from service.core.policy.conditions import USUAL_FORMS, Condition, ConditionFailed, View
+from service.core.policy.comparisons import USUAL_FORMS
+from service.core.policy.conditions import Condition, ConditionFailed, View
 from service.core.policy.expressions import VARIABLES, union
 from service.core.policy.meeting_rules import MeetingRule
 from service.core.policy.scopes import ALWAYS, EVERYWHERE, Scope, Window
@@ -119,7 +120,7 @@ class Policy:
         self.meeting_rules = tuple(meeting_rules)
         self._reads = {name: union(rule.condition.reads[name] for rule in rules) for name in VARIABLES}
         read = self._reads["registrant"]
-        self._judges_addresses = read is None or not read.isdisjoint(("email", *USUAL_FORMS))
+        self._judges_addresses = read is None or not read.isdisjoint(USUAL_FORMS)
         # Converting values for CEL costs more than running a rule: lists are converted once, the meeting and the counts when
         # they are others than before, and of everything only what the rules read. Which rules cover the meeting is known then.
         self._view = View(lists, whole=union(rule.condition.whole_lists for rule in rules))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import yaml
 
 from service.core.policy import reading
-from service.core.policy.conditions import Formula, never_equal, usual_form
+from service.core.policy.comparisons import never_equal, usual_form
+from service.core.policy.conditions import Formula
 from service.core.policy.reading import File
 
 #: Entries of a list in the policy, and in a file of its own.
@@ -56,7 +57,7 @@ class Lists:
         """Bring lists in which an e-mail's domain or address is looked up into the form that they are looked up in.
 
         What people write by hand is refused with the right spelling; the entries of a file, which comes out of some other
-        program, get it. What can have none is refused in both.
+        program, get it, and so do those that ``registrant.email`` is looked up in. What can have none is refused everywhere.
         """
         wanted = {(name, field) for one in formulas for field, names in one.address_lists.items() for name in names}
         for name, field in sorted(wanted):
@@ -64,7 +65,9 @@ class Lists:
 
     def _fit(self, file: File, name: str, field: str) -> None:
         usual = {row: usual_form(row.value, field) for row in self._rows.get(name, ())}
-        wrong = [row for row, form in usual.items() if not form or (form != row.value and not row.where)]
+        wrong = [
+            row for row, form in usual.items() if not form or (form != row.value and not row.where and field != "email")
+        ]
         for row in wrong[:_MOST_NAMED]:
             file.refuse(row.node, row.where + never_equal(row.value, field))
         if len(wrong) > _MOST_NAMED:

@@ -28,7 +28,7 @@ def parse(text: str, files: Mapping[str, str] = _NO_FILES) -> Policy:
     ``files`` are the contents of the lists' files, by the names that :func:`files_of` finds in the text. Entries of lists are
     texts or whole numbers and are compared as they are written. A list in which ``registrant.emailDomain`` or
     ``registrant.emailAddress`` is looked up is refused where an entry could never equal one (capitals, letters beyond ASCII,
-    no domain), with the spelling that would; the entries of a file get that spelling.
+    no domain), with the spelling that would; the entries of a file, and of a list for ``registrant.email``, get that spelling.
     """
     file = File(text)
     root = file.root()
