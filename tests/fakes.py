@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from service.core.errors import CannotStore, WebexError, WebexNotFound, WebexUnauthorized
+from service.core.errors import (
+    CannotStore,
+    WebexConflict,
+    WebexError,
+    WebexNotFound,
+    WebexRejected,
+    WebexUnauthorized,
+)
 from service.core.meetings import Meeting
 from service.core.message import Message, Received
 from service.core.registrants import Registrant
@@ -43,6 +50,7 @@ class FakeWebex:
         self.calls: list[tuple[str, Any]] = []
         self.lagging = False
         self.unlisted: set[str] = set()
+        self.refusing: dict[str, int] = {}
         self.gates: dict[str, asyncio.Event] = {}
 
     def register(self, id_: str, *, email: str = "", at: datetime, status: str = "pending") -> None:
@@ -147,8 +155,11 @@ class FakeWebex:
     async def change_status(
         self, meeting_id: str, verb: str, ids: Sequence[str], *, send_email: bool, host_email: str = ""
     ) -> None:
-        """Approve or reject; a failure that may have happened did happen."""
+        """Approve or reject; a failure that may have happened did happen. Nobody, where one is ``refusing``, by status."""
         failure = await self._called("change_status", (verb, list(ids), send_email))
+        for status in [self.refusing[id_] for id_ in ids if id_ in self.refusing]:
+            kind = {404: WebexNotFound, 409: WebexConflict, 412: WebexConflict}.get(status, WebexRejected)
+            raise kind(f"registrants.{verb}: Webex answered {status}", status=status)
         for id_ in ids:
             self.set_status(id_, {"approve": "approved", "reject": "rejected"}[verb])
         if failure is not None:

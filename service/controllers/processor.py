@@ -139,6 +139,7 @@ class Processor:
     def _forget(self, partition: int) -> None:
         self._ownership.drop(partition)
         self._ledger.forget(partition)
+        self._worker.forget(partition)
         self._sweep.forget(partition)
         self._discovery.forget(partition)
         self._sponsors.forget(partition)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import msgspec
 import structlog
 
-from service.controllers.ledger import Ledger
+from service.controllers.ledger import Ledger, Place
 from service.controllers.permission import Permission
 from service.controllers.ports import Clock, LivePolicy, Observer, Webex
 from service.controllers.task import Task
 from service.controllers.trials import HELD, Trials
 from service.core import registrants as core
-from service.core.errors import WebexError, WebexNotFound, WritesStopped
+from service.core.errors import NotOwner, WebexError, WebexNotFound, WebexUnavailable, WritesStopped
 from service.core.ledger import Entry, KnownMeeting, Memory
 from service.core.meetings import Meeting, ends, is_recurring, starts
 from service.core.policy import Counts, Policy
@@ -32,6 +34,9 @@ ASK_AGAIN = timedelta(seconds=60)
 
 #: A newcomer whom we see so long after they registered was missed until then.
 LATE = timedelta(minutes=15)
+
+#: So Webex refuses a batch because of what is in it: a part of it may be taken.
+REFUSALS = frozenset({400, 404, 409, 412, 422})
 
 #: What we decide ourselves is no sign that somebody is busy with the meeting.
 _OURS = frozenset({"held", "waitlisted", "proposed"})
@@ -52,9 +57,39 @@ class Looked:
     stopped: str = ""
 
 
+class _Weighed(NamedTuple):
+    """By what everybody was decided last. Whoever still waits does so by a rule's own word, or for a place: there is no use in
+    deciding them again until another version, another capacity or fewer who are approved may change that.
+    """
+
+    version: str
+    approved: int
+    capacity: int | None
+
+    def stands(self, version: str, counts: Counts) -> bool:
+        """Whether nothing has changed for the better."""
+        return (self.version, self.capacity) == (version, counts.capacity) and counts.approved >= self.approved
+
+
+class _Edge(NamedTuple):
+    """After a rush: the latest registration times, and when the look last began as early as it should."""
+
+    latest: tuple[datetime, ...]
+    wide: datetime
+
+
+@dataclass
+class _Between:
+    """What is known of a series between two looks of this process; without it a look costs more, and that is all."""
+
+    edge: _Edge | None = None
+    asked: datetime | None = None
+    weighed: _Weighed | None = None
+
+
 @dataclass(frozen=True)
 class _Scene:
-    """What one look decides by. ``stopped`` is why it may not act."""
+    """What one look decides by. ``stopped`` is why it may not act, ``released`` whom an operator released before it began."""
 
     task: Task
     webex: Webex
@@ -63,11 +98,8 @@ class _Scene:
     policy: Policy
     started: datetime
     stopped: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Under which something is remembered between two looks of this process."""
-        return self.task.place.organization, self.task.series
+    between: _Between
+    released: frozenset[str]
 
 
 @dataclass
@@ -79,21 +111,13 @@ class _Plan:
     unsettled: bool = False
     news: int = 0
     missed: int = 0
+    done: int = 0
+    refused: int = 0
 
-
-class _Weighed(NamedTuple):
-    """By what those who wait for a place were decided last: there is no use in doing so again before that changed."""
-
-    version: str
-    approved: int
-    capacity: int | None
-
-
-class _Edge(NamedTuple):
-    """After a rush: the latest registration times, and when the look last began as early as it should."""
-
-    latest: tuple[datetime, ...]
-    wide: datetime
+    @property
+    def left(self) -> int:
+        """How many were not acted on."""
+        return len(self.actions) - self.done - self.refused
 
 
 class RegistrantsController:
@@ -116,38 +140,62 @@ class RegistrantsController:
         self._webex, self._ledger, self._permission = webex, ledger, permission
         self._policy, self._observer, self._receiver, self._now = policy, observer, receiver, now
         self._trials = Trials(ledger=ledger, now=now)
-        self._edges: dict[tuple[str, str], _Edge] = {}
-        self._asked: dict[tuple[str, str], datetime] = {}
-        self._weighed: dict[tuple[str, str], _Weighed] = {}
+        self._between: dict[tuple[Place, str], _Between] = {}
         self._log = structlog.get_logger()
 
     async def look(self, task: Task, meeting: Meeting) -> Looked:
         """Bring the registrants of ``meeting``, as it is now, to where the policy wants them.
 
-        Raises WebexError, CannotStore or NotOwner; what was done until then is in the ledger: the next look goes on.
+        Raises WebexError (never WebexNotFound), CannotStore or NotOwner; what was done until then is in the ledger: the next
+        look goes on.
         """
         scene = await self._scene(task, meeting)
-        found, since = await self._find(scene)
-        plan = await self._review_all(scene, found)
-        decided, stopped = await self._act(scene, plan)
-        complete = decided == len(plan.actions) and stopped != HELD
+        with _meeting_is_there():
+            found, since = await self._find(scene)
+            plan = await self._review_all(scene, found)
+            stopped = await self._act(scene, plan)
+        complete = not plan.left and stopped != HELD
         if complete or stopped:
             await self._remember_look(scene, found, plan, since=since, complete=complete)
         again = not stopped and (not complete or self._unsettled(scene, plan))
-        return Looked("finished", again=again, registrants=len(found), decided=decided, stopped=stopped)
+        return Looked("finished", again=again, registrants=len(found), decided=plan.done, stopped=stopped)
+
+    def forget(self, partition: int) -> None:
+        """The partition is somebody else's now."""
+        for key in [key for key in self._between if key[0].partition == partition]:
+            del self._between[key]
 
     async def _scene(self, task: Task, meeting: Meeting) -> _Scene:
         policy, place = self._policy(), task.place
         may_decide = await self._trials.open(place, policy)
+        remembered = self._ledger.series(place, task.series)
         return _Scene(
             task=task,
             webex=self._webex(task),
-            known=_refreshed(self._ledger.series(place, task.series).meeting, task),
+            known=_refreshed(remembered.meeting, task),
             meeting=meeting,
             policy=policy,
             started=self._now(),
             stopped=self._permission.stopped(place) or ("" if may_decide else HELD),
+            between=self._kept_between(place, task.series),
+            released=frozenset(
+                id_ for id_, memory in remembered.registrants.items() if core.unseen_since_release(memory)
+            ),
         )
+
+    def _kept_between(self, place: Place, series: str) -> _Between:
+        """Each look also sees whether one other series is still in the ledger: so what is not goes in time."""
+        for key in list(islice(self._between, 1)):
+            other = self._between.pop(key)
+            if self._is_known(*key):
+                self._between[key] = other
+        return self._between.setdefault((place, series), _Between())
+
+    def _is_known(self, place: Place, series: str) -> bool:
+        try:
+            return self._ledger.series(place, series).meeting is not None
+        except NotOwner:
+            return False
 
     def _memories(self, scene: _Scene) -> Mapping[str, Memory]:
         return self._ledger.series(scene.task.place, scene.task.series).registrants
@@ -158,13 +206,12 @@ class RegistrantsController:
         """Whom to look at, and since when they registered (None: all, and those whom the list does not show)."""
         since = self._since(scene)
         found = await self._list(scene, since)
+        if since is not None:
+            found += await self._unfinished(scene, {registrant.id for registrant in found})
         if since is not None and self._somebody_waits(scene, found):
             since, found = None, await self._list(scene, None)
-        shown = {registrant.id for registrant in found}
         if since is None:
-            found += await self._absent(scene, shown)
-        else:
-            found += await self._unfinished(scene, shown)
+            found += await self._absent(scene, {registrant.id for registrant in found})
         return found, since
 
     async def _list(self, scene: _Scene, since: datetime | None) -> list[Registrant]:
@@ -182,8 +229,7 @@ class RegistrantsController:
         many = len(core.unfinished(self._memories(scene), now=scene.started)) > core.ASKED
         if many and scene.started - known.full >= ASK_AGAIN:
             return None
-        edge = self._edges.get(scene.key)
-        latest, wide = edge or ((), None)
+        latest, wide = scene.between.edge or ((), None)
         return core.begin(known.newest, latest, wide=wide, now=scene.started)
 
     def _somebody_waits(self, scene: _Scene, found: Sequence[Registrant]) -> bool:
@@ -194,8 +240,8 @@ class RegistrantsController:
         if not any(core.waits_for_place(memory) for id_, memory in memories.items() if id_ not in shown):
             return False
         counts = _counts(scene.meeting, core.statuses(found, memories, now=scene.started))
-        weighed = _Weighed(scene.policy.version, counts.approved, counts.capacity)
-        return not counts.full and self._weighed.get(scene.key) != weighed
+        weighed = scene.between.weighed
+        return not counts.full and not (weighed and weighed.stands(scene.policy.version, counts))
 
     async def _absent(self, scene: _Scene, shown: Collection[str]) -> list[Registrant]:
         """Those whom the full list left out although they are there; that others were deleted is published."""
@@ -209,11 +255,11 @@ class RegistrantsController:
     async def _unfinished(self, scene: _Scene, shown: Collection[str]) -> list[Registrant]:
         """What became of a few calls whose effect nobody has seen yet: a list of the newest does not show that."""
         unfinished = core.unfinished(self._memories(scene), now=scene.started)
-        asked = self._asked.pop(scene.key, None)
+        asked, scene.between.asked = scene.between.asked, None
         if not unfinished or len(unfinished) > core.ASKED:
             return []
         too_soon = asked is not None and scene.started - asked < ASK_AGAIN
-        self._asked[scene.key] = asked if asked and too_soon else scene.started
+        scene.between.asked = asked if asked and too_soon else scene.started
         return [] if too_soon else await self._ask_for(scene, [id_ for id_ in unfinished if id_ not in shown])
 
     async def _ask_for(self, scene: _Scene, ids: Sequence[str]) -> list[Registrant]:
@@ -237,7 +283,7 @@ class RegistrantsController:
         memories = self._memories(scene)
         plan = _Plan(core.statuses(found, memories, now=scene.started))
         decide = self._decider(scene, plan.statuses)
-        for chunk in _chunks(core.in_order(found, memories, now=scene.started)):
+        for chunk in _chunks(core.in_order(found, now=scene.started)):
             reviews = self._review(scene, chunk, decide, listed=True)
             await self._publish(scene, reviews)
             self._note(scene, plan, reviews)
@@ -247,13 +293,19 @@ class RegistrantsController:
         return plan
 
     def _decider(self, scene: _Scene, statuses: Counter[str]) -> Decide:
+        shown = _counts(scene.meeting, statuses)
+
         def decide(registrant: Registrant) -> Verdict | None:
             if scene.stopped == HELD:
                 return None
             counts = _counts(scene.meeting, statuses)
             decision = scene.policy.decide(registrant, meeting=scene.meeting, counts=counts, now=scene.started)
+            if scene.stopped and decision.outcome == "waitlist" and counts.full and not shown.full:
+                return None  # the places went to approvals that nobody carries out now: nobody is told to wait for that
             if (status := core.STATUS_OF.get(decision.outcome)) is not None:
                 statuses.update({"pending": -1, status: 1})  # the next one is decided with this one counted
+            if decision.outcome == "waitlist" and counts.full:
+                scene.between.weighed = None  # somebody waits since all places went
             return Verdict(
                 outcome=str(decision.outcome),
                 rule=decision.rule,
@@ -277,7 +329,13 @@ class RegistrantsController:
                 stance=stance,
             )
             for registrant in found
+            if not self._released_meanwhile(scene, registrant.id)
         ]
+
+    def _released_meanwhile(self, scene: _Scene, id_: str) -> bool:
+        """What was read before the release says nothing of what became of somebody until then; the next look does."""
+        memory = self._memories(scene).get(id_)
+        return memory is not None and core.unseen_since_release(memory) and id_ not in scene.released
 
     async def _publish(self, scene: _Scene, reviews: Sequence[Review]) -> None:
         """Facts and what we remember of them become durable together."""
@@ -320,28 +378,65 @@ class RegistrantsController:
 
     # --- act ------------------------------------------------------------------------------------------------------
 
-    async def _act(self, scene: _Scene, plan: _Plan) -> tuple[int, str]:
-        """How many were acted on, and why not more, where somebody stopped it."""
-        place, version, done = scene.task.place, scene.policy.version, 0
+    async def _act(self, scene: _Scene, plan: _Plan) -> str:
+        """Why not everybody was acted on, where somebody stopped it."""
+        place, version = scene.task.place, scene.policy.version
         if scene.stopped or not plan.actions:
-            return 0, scene.stopped
+            return scene.stopped
         there = sum(plan.statuses.values()) - plan.statuses[core.DELETED]
         if not await self._trials.admits(place, version, plan.actions, registrants=there):
-            return 0, HELD
+            return HELD
         try:
             for verb, notify, batch in core.batches(plan.actions):
-                if self._policy().version != version:
-                    break  # what another version decided is not wanted any more
-                await self._act_on(scene, verb, batch, notify=notify)
-                done += len(batch)
+                await self._act_in_parts(scene, plan, verb, batch, notify=notify)
         except WritesStopped as stop:
-            waiting = len(plan.actions) - done
-            self._log.warning("registrants.stopped", series=scene.task.series, reason=stop.reason, waiting=waiting)
-            return done, stop.reason
-        return done, ""
+            self._log.warning("registrants.stopped", series=scene.task.series, reason=stop.reason, waiting=plan.left)
+            return stop.reason
+        return ""
 
-    async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> None:
-        """Intent, call, read-back: one write to Webex.
+    async def _act_in_parts(
+        self, scene: _Scene, plan: _Plan, verb: str, batch: Sequence[Action], *, notify: bool
+    ) -> None:
+        """Act on a batch, by halves where Webex refuses it: so one whom it refuses keeps nobody else waiting.
+
+        Where several are refused, the next look goes on; where nothing at all is taken, the refusal is raised.
+        """
+        parts, calls, done_before = [batch], 0, plan.done
+        while parts:
+            if self._policy().version != scene.policy.version:
+                return  # what another version decided is not wanted any more
+            part = parts.pop()
+            refusal = await self._act_on(scene, verb, part, notify=notify)
+            calls += 1
+            if refusal is None:
+                plan.done += len(part)
+            elif len(part) == 1:
+                await self._leave(scene, plan, part[0], refusal)
+            else:
+                parts += reversed(core.halves(part))
+            if parts and calls > core.HALVINGS:
+                self._log.warning("registrants.refused", series=scene.task.series, left=sum(map(len, parts)))
+                if refusal is not None and plan.done == done_before:
+                    raise refusal
+                return
+
+    async def _leave(self, scene: _Scene, plan: _Plan, action: Action, refusal: WebexError) -> None:
+        """Webex refuses this one: remembered and published, so that nobody tries it again as it is."""
+        self._log.warning(
+            "registrant.refused",
+            series=scene.task.series,
+            registrant=action.registrant.id,
+            verb=action.verdict.outcome,
+            status=refusal.status,
+            tracking_id=refusal.tracking_id,
+        )
+        memory = self._memories(scene).get(action.registrant.id) or Memory()
+        review = core.refused(action, memory, series=scene.task.series, now=self._now(), status=refusal.status)
+        await self._publish(scene, [review])
+        plan.refused += 1
+
+    async def _act_on(self, scene: _Scene, verb: str, batch: Sequence[Action], *, notify: bool) -> WebexError | None:
+        """Intent, call, read-back: one write to Webex. Returns its refusal, where it did nothing because of who is in it.
 
         A failed call is read back too where it may have happened; where all of it did, nothing failed.
         """
@@ -357,7 +452,9 @@ class RegistrantsController:
             )
         except WebexError as error:
             if not error.maybe_done:
-                raise
+                if error.status not in REFUSALS:
+                    raise
+                return error
             failure = error
         else:
             accepted = core.intents(batch, series=series, now=self._now(), unsettled=True)
@@ -370,6 +467,7 @@ class RegistrantsController:
         self._observer.decided(verb, settled)
         if failure is not None and settled < len(batch):
             raise failure
+        return None
 
     async def _read_back(self, scene: _Scene, verb: str, batch: Sequence[Action]) -> int:
         """Publish what Webex now shows of the batch; returns how many have the status that was asked for."""
@@ -415,19 +513,29 @@ class RegistrantsController:
         if complete and since is None:
             self._remember_waiting(scene, plan)
         await self._trials.close(scene.task.place)
+        self._between[scene.task.place, scene.task.series] = scene.between  # where it was not known when the look began
 
     def _remember_edge(self, scene: _Scene, times: Sequence[datetime], *, since: datetime | None) -> None:
-        before, newest = self._edges.pop(scene.key, None), scene.known.newest
+        between, newest = scene.between, scene.known.newest
+        before, between.edge = between.edge, None
         latest = core.latest_of([*times, *(before.latest if before and since is not None else ())])
         narrow = since is not None and newest is not None and since > newest - core.OVERLAP
         if core.crowded(latest):
-            self._edges[scene.key] = _Edge(latest, before.wide if before and narrow else scene.started)
+            between.edge = _Edge(latest, before.wide if before and narrow else scene.started)
 
     def _remember_waiting(self, scene: _Scene, plan: _Plan) -> None:
-        self._weighed.pop(scene.key, None)
-        if any(core.waits_for_place(memory) for memory in self._memories(scene).values()):
-            counts = _counts(scene.meeting, plan.statuses)
-            self._weighed[scene.key] = _Weighed(scene.policy.version, counts.approved, counts.capacity)
+        counts = _counts(scene.meeting, plan.statuses)  # with those whom Webex refused: their places make a difference
+        scene.between.weighed = _Weighed(scene.policy.version, counts.approved, counts.capacity)
+
+
+@contextmanager
+def _meeting_is_there() -> Iterator[None]:
+    """It was read in this very look: that something else is not found is no word about the meeting. REST lags."""
+    try:
+        yield
+    except WebexNotFound as error:
+        message = "registrants: Webex answered 404 though the meeting is there"
+        raise WebexUnavailable(message, status=error.status, tracking_id=error.tracking_id) from error
 
 
 def _refreshed(known: KnownMeeting | None, task: Task) -> KnownMeeting:

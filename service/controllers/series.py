@@ -64,6 +64,10 @@ class SeriesController:
             looked.result, again=min(pauses, default=None), registrants=looked.registrants, decided=looked.decided
         )
 
+    def forget(self, partition: int) -> None:
+        """The partition is somebody else's now."""
+        self._registrants.forget(partition)
+
     async def _found_again(self, task: Task, known: KnownMeeting | None) -> None:
         if known is not None and known.missing is not None:
             await self._remember(task, msgspec.structs.replace(known, missing=None, deleted=False))

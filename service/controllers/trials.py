@@ -34,7 +34,7 @@ class Trials:
         async with self._lock(place):
             before = self._record(place)
             record = trial.opened(before, policy.version, shadow=policy.shadow, now=self._now())
-            if record != before:
+            if record is not None and record != before:
                 await self._ledger.record(place, [_entry(place, record)])
         return not trial.is_held(record, policy.version)
 
@@ -53,20 +53,21 @@ class Trials:
     async def record(self, place: Place, version: str, actions: Sequence[Action], intents: Sequence[Entry]) -> None:
         """Make ``intents`` durable together with the count of what they change.
 
-        Raises WritesStopped where that is too much, NotOwner or CannotStore.
+        Raises WritesStopped where that is too much, or the version is held meanwhile; NotOwner or CannotStore.
         """
         changes = sum(action.changes for action in actions)
         async with self._lock(place):
             record = self._record(place)
+            if trial.is_held(record, version):
+                raise WritesStopped(HELD)
             if record is None or not changes or not trial.on_trial(record, version):
                 await self._ledger.record(place, intents)
                 return
-            counted = record if record.held else trial.counted(record, changes, self._now())
+            counted = trial.counted(record, changes, self._now())
             if not counted.held:
                 await self._ledger.record(place, [*intents, _entry(place, counted)])
                 return
-            if not record.held:
-                await self._hold(place, counted, changes)
+            await self._hold(place, counted, changes)
         raise WritesStopped(HELD)
 
     async def close(self, place: Place) -> None:

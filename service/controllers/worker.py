@@ -87,6 +87,10 @@ class Worker:
             finally:
                 self._backlog.queue.done(key)
 
+    def forget(self, partition: int) -> None:
+        """The partition is somebody else's now."""
+        self._series.forget(partition)
+
     async def _take_up(self, key: Key) -> None:
         waiting = self._backlog.take(key)
         if waiting is None:

@@ -27,6 +27,9 @@ OVERLAP = timedelta(minutes=15)
 #: Ids in one approve or reject call. Webex publishes no cap; it equals the largest page of a list.
 BATCH = 100
 
+#: Calls more than the one that Webex refused, to find out because of whom: for one of a hundred they are enough.
+HALVINGS = 14
+
 #: Known registrants whom an incremental look after a rush shows again at most: with as many newcomers they fit one page.
 CROWD = 50
 
@@ -135,7 +138,8 @@ def _review_pending(notes: _Notes, decide: Decide, stance: Stance) -> Review:
     memory = notes.memory
     if _was_put_back(memory):
         _note_cancelled(notes)
-        return notes.review()
+        if not unseen_since_release(memory):
+            return notes.review()
     if memory.human or _stays_undecided(notes, stance):
         return notes.review()
     if _may_still_take_effect(memory, notes.now):
@@ -193,7 +197,7 @@ def _leave_undecided(notes: _Notes, verdict: Verdict, stance: Stance) -> Review:
 def _note_cancelled(notes: _Notes) -> None:
     by_host = by_host_because("Was decided, and a person put them back")
     notes.publish("cancelled", _by_command(notes.memory.intent, ("cancel",)) or by_host)
-    if not notes.memory.human:
+    if not notes.memory.human and not unseen_since_release(notes.memory):
         notes.remember("human", Fact(at=notes.now))
     _drop_overtaken_intent(notes)
 
@@ -201,7 +205,9 @@ def _note_cancelled(notes: _Notes) -> None:
 def _note_decided(notes: _Notes) -> None:
     status, memory = notes.registrant.status, notes.memory
     known = memory.approved if status == "approved" else memory.rejected
-    if known and memory.seen is not None and memory.seen.status == status:
+    if memory.seen is not None and memory.seen.status == status:
+        if not known:  # a release took it back; whoever is put back from here on is so by a person's word again
+            notes.remember(status, Fact(at=notes.now))
         return
     intent = memory.intent
     ours = intent is not None and STATUS_OF.get(intent.verb) == status and (not known or intent.by == "command")
@@ -292,14 +298,9 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 # --- whom to look at, and in which order --------------------------------------------------------------------------------
 
 
-def in_order(found: Iterable[Registrant], memories: Mapping[str, Memory], *, now: datetime) -> list[Registrant]:
-    """In the order of deciding: whoever waits for a place comes first, then the oldest registration."""
-
-    def turn(one: Registrant) -> tuple[bool, datetime, str]:
-        memory = memories.get(one.id)
-        return not (memory and waits_for_place(memory)), one.registered or now, one.id
-
-    return sorted(found, key=turn)
+def in_order(found: Iterable[Registrant], *, now: datetime) -> list[Registrant]:
+    """In the order of deciding: the oldest registration first, whoever was told to wait meanwhile."""
+    return sorted(found, key=lambda one: (one.registered or now, one.id))
 
 
 def waits_for_place(memory: Memory) -> bool:
@@ -374,6 +375,14 @@ def gone(id_: str, memory: Memory, *, series: str, now: datetime) -> Review:
     return notes.review()
 
 
+def unseen_since_release(memory: Memory) -> bool:
+    """Whether an operator released somebody whom no look has shown since. What had become of them by then is released too,
+    although nobody had seen it.
+    """
+    seen, taken_back = memory.seen, not (memory.approved or memory.rejected)
+    return memory.released and taken_back and seen is not None and seen.status in DECIDED
+
+
 def released(series: str, registrants: Iterable[str], *, now: datetime) -> list[Entry]:
     """What people decided about ``registrants`` does not bind the policy any more."""
     return [Entry(kind="released", subject=series, registrant=id_, value=Fact(at=now)) for id_ in registrants]
@@ -390,6 +399,23 @@ def batches(actions: Iterable[Action]) -> Iterator[tuple[str, bool, Sequence[Act
     for (verb, notify), members in groups.items():
         for start in range(0, len(members), BATCH):
             yield verb, notify, members[start : start + BATCH]
+
+
+def halves(batch: Sequence[Action]) -> tuple[Sequence[Action], Sequence[Action]]:
+    """A refused batch in two. What it changes was counted with its own intents."""
+    counted = [msgspec.structs.replace(action, changes=False) for action in batch]
+    middle = (len(counted) + 1) // 2
+    return counted[:middle], counted[middle:]
+
+
+def refused(action: Action, memory: Memory, *, series: str, now: datetime, status: int | None) -> Review:
+    """Webex refuses the call for this registrant alone: they stay undecided by this version until they change."""
+    verdict = action.verdict
+    notes = _Notes(action.registrant, memory, series=series, now=now, listed=True)
+    reason = f"Webex refused to {verdict.outcome} this registrant (HTTP {status})"
+    notes.publish("held", by_policy(verdict.rule, reason, verdict.policy))
+    notes.remember("intent", None)  # nothing came of it: what a person does now is theirs
+    return notes.review(held=verdict.policy)
 
 
 def intents(actions: Iterable[Action], *, series: str, now: datetime, unsettled: bool) -> list[Entry]:

@@ -1,9 +1,10 @@
 """The blast radius of a new policy: a version that replaces another one is on trial, and is held where it would change much.
 
-The first version that an organisation's ledger sees is accepted. Registrants whom another version had left undecided and
-whom this one would approve or reject are its changes; newcomers are nobody's. Where it would change more than a fifth of a
-meeting at once, or more than 500 registrants of the organisation within an hour, it decides nobody until an operator
-confirms it. A version that was tried on every meeting for an hour is accepted.
+The first version in force that an organisation's ledger sees is accepted; one that only says what it would do is not in
+force. Registrants whom another version had left undecided and whom this one would approve or reject are its changes;
+newcomers are nobody's. Where it would change more than a fifth of a meeting at once, or more than 500 registrants of the
+organisation within an hour, it decides nobody until an operator confirms it. A version that was tried on every meeting for
+an hour is accepted.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ ORGANIZATION = 500
 HOUR = timedelta(hours=1)
 
 
-def opened(record: PolicyRecord | None, version: str, *, shadow: bool, now: datetime) -> PolicyRecord:
+def opened(record: PolicyRecord | None, version: str, *, shadow: bool, now: datetime) -> PolicyRecord | None:
     """The record with which ``version`` is in force. One that only says what it would do replaces none."""
-    if record is None or version == record.accepted:
+    if record is not None and version == record.accepted:
         return PolicyRecord(accepted=version)
-    if shadow or version == record.trial:
+    if shadow or (record is not None and version == record.trial):
         return record
+    if record is None:
+        return PolicyRecord(accepted=version)
     return PolicyRecord(accepted=record.accepted, trial=version, since=now, hour=now)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -15,8 +16,16 @@ from service.controllers.permission import Permission
 from service.controllers.registrants import CHUNK, RegistrantsController
 from service.controllers.task import Task
 from service.core import policy, registrants, trial
-from service.core.errors import CannotStore, NotOwner, WebexRejected, WebexUnavailable
-from service.core.ledger import Entry, Fact, Intent, PolicyRecord, Seen
+from service.core.errors import (
+    CannotStore,
+    NotOwner,
+    WebexError,
+    WebexNotFound,
+    WebexRejected,
+    WebexUnauthorized,
+    WebexUnavailable,
+)
+from service.core.ledger import Entry, Fact, Intent, KnownMeeting, PolicyRecord, Seen, tombstones
 from service.core.message import Message
 from tests.controllers.conftest import POLICY, SERIES, START, Desk
 
@@ -166,13 +175,172 @@ async def test_a_paused_policy_writes_nothing_to_webex(desk: Desk) -> None:
     assert desk.webex.made("change_status") == []
 
 
-async def test_what_webex_refuses_is_raised(desk: Desk) -> None:
-    """A permanent refusal reaches the processor, and nothing is said to be approved."""
-    desk.webex.failures["change_status"] = [WebexRejected("no", status=400)]
+@pytest.mark.parametrize(
+    "error",
+    [
+        WebexRejected("no", status=413),
+        WebexRejected("unreadable", status=200, maybe_done=True),
+        WebexUnauthorized("no", status=403),
+    ],
+)
+async def test_a_refusal_that_is_not_about_registrants_is_raised(desk: Desk, error: WebexError) -> None:
+    """It reaches the processor, no part of the batch is tried, and nothing is said to be approved or held."""
+    desk.webex.lagging = True
+    desk.webex.register("second", at=START)
+    desk.webex.failures["change_status"] = [error]
+    with pytest.raises(type(error)):
+        await desk.look()
+
+    assert acted(desk) == ["partner", "second"]
+    assert [what for id_, what in await desk.told() if id_ in ("partner", "second")] == ["registered"] * 2
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 412, 422])
+async def test_one_whom_webex_refuses_keeps_nobody_else_waiting(desk: Desk, status: int) -> None:
+    """They are found by halves and held, with the reason; the look goes on; nobody tries them again, nor after a restart."""
+    desk.webex.fields["registration"] = {}
+    for n in range(99):
+        desk.webex.register(f"p{n}", at=START - timedelta(minutes=n))
+    desk.webex.refusing["p37"] = status
+    with capture_logs() as logs:
+        looked = await desk.look()
+
+    assert len(desk.webex.made("change_status")) <= 1 + registrants.HALVINGS + 1  # the rival too
+    assert [id_ for id_, one in desk.webex.people.items() if one.status == "pending"] == ["unknown", "p37"]
+    assert (looked.decided, looked.again, desk.webex.people["rival"].status) == (100, False, "rejected")
+    (fact,) = [one for one in await desk.facts() if one.data["id"] == "p37" and one.type.endswith("held.v1")]
+    assert fact.data["decision"] == {
+        "by": "policy",
+        "rule": "partners-in",
+        "reason": f"Webex refused to approve this registrant (HTTP {status})",
+        "policy": desk.policy.version,
+    }
+    (line,) = [each for each in logs if each["event"] == "registrant.refused"]
+    assert (line["registrant"], line["status"], line["log_level"]) == ("p37", status, "warning")
+
+    told, calls = await desk.told(), len(desk.webex.made("change_status"))
+    desk = await desk.restarted()
+    assert not (await desk.look(minutes=61, full=True)).again
+    assert (await desk.told(), len(desk.webex.made("change_status"))) == (told, calls)
+
+
+async def test_whom_webex_refused_is_tried_again_when_something_changed(desk: Desk) -> None:
+    """The registrant, or the version of the policy; what a host does meanwhile is the host's."""
+    desk.webex.refusing["partner"] = 400
+    await desk.look()
+    desk.webex.update("partner", companyName="Example")
+    await desk.look(minutes=61, full=True)
+    assert acted(desk) == ["partner", "rival", "partner"]
+    assert (await desk.told())[-2:] == [("partner", "updated"), ("partner", "held")]
+    desk.policy = policy.parse(POLICY.replace("A partner", "Partners"))
+    await desk.obey(accepted(desk.policy.version))
+    await desk.look(minutes=1)
+    assert acted(desk) == ["partner", "rival", "partner", "partner"]
+    desk.webex.set_status("partner", "approved")
+    await desk.look(minutes=1, full=True)
+
+    assert (await desk.facts())[-1].data["decision"]["by"] == "host"
+
+
+async def test_no_part_of_a_refused_batch_is_asked_for_without_an_intent(desk: Desk) -> None:
+    """Where the ledger cannot take the intents of a half, Webex is not asked about it."""
+    desk.webex.register("second", at=START)
+    desk.webex.refusing["second"] = 400
+    desk.publisher.refuse = lambda message: message.key.startswith("intent/") and bool(acted(desk))
+    with pytest.raises(CannotStore):
+        await desk.look()
+
+    assert desk.webex.made("change_status") == [("approve", ["partner", "second"], False)]
+
+
+@pytest.mark.parametrize("other", [POLICY + "paused: true\n", "version: 1\nrules: []\n"], ids=["paused", "replaced"])
+async def test_the_parts_of_a_refused_batch_are_writes_of_their_own(desk: Desk, other: str) -> None:
+    """What is paused, or decided by another version, meanwhile is asked of nobody more."""
+    desk.webex.register("second", at=START)
+    desk.webex.refusing["second"] = 400
+    change_status = desk.webex.change_status
+
+    async def changed(*given: Any, **more: Any) -> None:
+        desk.policy = policy.parse(other)
+        await change_status(*given, **more)
+
+    desk.webex.change_status = changed  # type: ignore[method-assign]
+    await desk.look()
+
+    assert desk.webex.made("change_status") == [("approve", ["partner", "second"], False)]
+
+
+async def test_what_fails_after_a_call_was_taken_is_no_refusal(desk: Desk) -> None:
+    """A read-back that Webex refuses makes nobody ask for the same registrants once more."""
+    desk.webex.register("second", at=START)
+    desk.webex.failures["query_registrants"] = [WebexRejected("no", status=400)]
     with pytest.raises(WebexRejected):
         await desk.look()
 
-    assert ("partner", "approved") not in await desk.told()
+    assert acted(desk) == ["partner", "second"]
+
+
+async def test_several_whom_webex_refuses_are_found_in_several_looks(desk: Desk) -> None:
+    """Each look makes a few calls more, everybody else is acted on, and it ends."""
+    desk.webex.fields["registration"] = {}
+    for n in range(99):
+        desk.webex.register(f"p{n}", at=START - timedelta(minutes=n))
+    desk.webex.refusing = {f"p{n}": 400 for n in range(50, 99, 4)}
+    looks, calls = 0, 0
+    looked = await desk.look()
+    while looked.again:
+        made = len(desk.webex.made("change_status"))
+        assert made - calls <= 2 + registrants.HALVINGS
+        calls, looks = made, looks + 1
+        looked = await desk.look(minutes=1)
+
+    assert looks < 10
+    left = {id_ for id_, one in desk.webex.people.items() if one.status == "pending"}
+    assert left == {"unknown", *desk.webex.refusing}
+    assert len([what for _, what in await desk.told() if what == "held"]) == len(left)
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, WebexRejected), (404, WebexUnavailable)])
+async def test_where_webex_takes_nobody_its_refusal_is_raised(desk: Desk, status: int, error: type[WebexError]) -> None:
+    """After a few calls; so it is seen, and not tried a hundred times."""
+    desk.webex.fields["registration"] = {}
+    for n in range(99):
+        desk.webex.register(f"p{n}", at=START - timedelta(minutes=n))
+    desk.webex.refusing = dict.fromkeys(desk.webex.people, status)
+    with pytest.raises(error) as raised:
+        await desk.look()
+
+    assert raised.value.status == status
+    assert len(desk.webex.made("change_status")) == 1 + registrants.HALVINGS
+
+
+@pytest.mark.parametrize("operation", ["list_registrants", "query_registrants", "change_status"])
+async def test_a_404_about_registrants_is_no_word_about_the_meeting(desk: Desk, operation: str) -> None:
+    """The meeting was read a moment ago: a look tries again soon, or goes on, and never says that nothing was found."""
+    desk.webex.failures[operation] = [WebexNotFound("not there", status=404)]
+    if operation == "change_status":
+        assert (await desk.look()).result == "finished"
+        assert ("partner", "held") in await desk.told()
+        return
+    with pytest.raises(WebexUnavailable) as raised:
+        await desk.look()
+
+    assert raised.value.status == 404
+
+
+async def test_the_place_that_a_refused_one_does_not_take_is_for_the_next(desk: Desk) -> None:
+    """Who was told that no place is free is decided again by the next look, although no list of the newest shows them."""
+    desk.webex.refusing["p1"] = 409
+    await waiting_line(desk, places=2, people=3)
+    assert (await desk.told())[-1] == ("p1", "held")
+    desk.now += timedelta(minutes=5)
+    desk.webex.register("late", at=desk.now)
+    await desk.look()
+
+    assert [id_ for id_, one in desk.webex.people.items() if one.status == "approved"] == ["p0", "p2"]
 
 
 async def test_hundreds_are_acted_on_in_hundreds(desk: Desk) -> None:
@@ -338,14 +506,18 @@ async def test_a_204_is_not_forgotten_where_it_cannot_be_written(desk: Desk) -> 
     assert [ids for verb, ids, _ in desk.webex.made("change_status") if verb == "approve"] == [["partner"]]
 
 
-async def test_facts_and_what_is_remembered_of_them_are_stored_together(desk: Desk) -> None:
-    """Where the ledger refuses an entry, its fact is not published either, and nothing is remembered."""
+async def test_a_fact_that_is_not_remembered_comes_again(desk: Desk) -> None:
+    """Where the ledger refuses an entry, nothing is remembered: the next look publishes the same facts, under the same ids."""
     desk.publisher.refuse = lambda message: message.key.startswith("seen/")
     with pytest.raises(CannotStore):
         await desk.look()
-
-    assert await desk.facts() == []
     assert desk.ledger.series(desk.place, SERIES).registrants == {}
+    ids = [fact.id for fact in await desk.facts()]
+    desk.publisher.refuse = lambda _: False
+    await desk.look()
+
+    assert len(ids) == 4
+    assert [fact.id for fact in await desk.facts()][4:8] == ids
 
 
 async def test_a_new_policy_is_followed_by_a_full_look(desk: Desk) -> None:
@@ -536,6 +708,89 @@ async def test_a_thousand_looks_never_bring_back_whom_a_host_cancelled(desk: Des
     assert (await desk.told())[-1] == ("partner", "approved")
 
 
+async def release(desk: Desk, *ids: str) -> None:
+    """What an operator's order writes."""
+    await desk.obey(*registrants.released(SERIES, ids, now=desk.now))
+
+
+async def test_a_cancel_that_nobody_saw_before_its_release_is_released(desk: Desk) -> None:
+    """The look after it, also of the next process, publishes that they were put back, and the policy decides again."""
+    await desk.look()
+    desk.webex.set_status("partner", "pending")
+    await release(desk, "partner")
+    desk = await desk.restarted()
+    await desk.look(minutes=1, full=True)
+
+    assert (await desk.told())[-2:] == [("partner", "cancelled"), ("partner", "approved")]
+    assert desk.webex.people["partner"].status == "approved"
+    assert not desk.ledger.series(desk.place, SERIES).registrants["partner"].human
+
+
+async def test_a_release_is_for_what_came_before_the_look_after_it(desk: Desk) -> None:
+    """Whoever is approved then is so without another fact, and a host who puts them back later is not overruled."""
+    await desk.look()
+    await release(desk, "partner", "rival")
+    told = await desk.told()
+    await desk.look(minutes=1, full=True)
+    assert await desk.told() == told
+    desk.webex.set_status("partner", "pending")
+    desk.webex.set_status("rival", "pending")
+    for _ in range(3):
+        await desk.look(minutes=61, full=True)
+        desk = await desk.restarted()
+
+    assert acted(desk) == ["partner", "rival"]
+    assert desk.ledger.series(desk.place, SERIES).registrants["partner"].human
+    assert (await desk.told())[len(told) :] == [("partner", "cancelled"), ("rival", "cancelled")]
+
+
+async def test_a_released_one_who_is_approved_again_may_be_put_back_again(desk: Desk) -> None:
+    """A release counts once: the next word of a person binds the policy as the first did."""
+    await desk.look()
+    desk.webex.set_status("partner", "pending")
+    await release(desk, "partner")
+    await desk.look(minutes=1, full=True)
+    desk.webex.set_status("partner", "pending")
+    await desk.look(minutes=61, full=True)
+    await desk.look(minutes=61, full=True)
+
+    assert acted(desk) == ["partner", "rival", "partner"]
+    assert (await desk.told())[-1] == ("partner", "cancelled")
+
+
+async def test_what_was_read_before_a_release_does_not_count_as_seen_after_it(desk: Desk) -> None:
+    """A look under way has a list from before: it leaves the released one to the look that the order asks for."""
+    await desk.look()
+    listed = desk.webex.list_registrants
+
+    async def release_meanwhile(*given: Any, **more: Any) -> list[registrants.Registrant]:
+        found = await listed(*given, **more)
+        desk.webex.set_status("partner", "pending")
+        await release(desk, "partner")
+        return found
+
+    desk.webex.list_registrants = release_meanwhile  # type: ignore[method-assign]
+    await desk.look(minutes=1, full=True)
+    desk.webex.list_registrants = listed  # type: ignore[method-assign]
+    await desk.look(minutes=1, full=True)
+
+    assert acted(desk) == ["partner", "rival", "partner"]
+
+
+async def test_a_commands_cancel_after_a_release_is_not_released(desk: Desk) -> None:
+    """It binds the policy, although nobody looked in between."""
+    await desk.look()
+    await release(desk, "partner")
+    told_by_command(
+        desk, "cancel", "partner", Entry(kind="human", subject=SERIES, registrant="partner", value=Fact(at=START))
+    )
+    desk.webex.set_status("partner", "pending")
+    await desk.look(minutes=1, full=True)
+    await desk.look(minutes=61, full=True)
+
+    assert acted(desk) == ["partner", "rival"]
+
+
 # --- places ---------------------------------------------------------------------------------------------------------------
 
 FIRST_COME = "version: 1\ndefault: approve\nrules: []\n"
@@ -562,6 +817,27 @@ async def test_whoever_finds_no_place_waits(desk: Desk) -> None:
     assert [one["id"] for one in waits] == ["p2", "p3"]
     assert "no place is free" in waits[0]["decision"]["reason"]
     assert desk.observer.decisions == {"approve": 2, "waitlist": 2}
+
+
+async def test_a_call_that_fails_lets_nobody_overtake(desk: Desk) -> None:
+    """Who was told to wait, because older ones were to be approved, does not take their places when that call failed."""
+    desk.webex.failures["change_status"] = [WebexUnavailable("no", status=503)]
+    with pytest.raises(WebexUnavailable):
+        await waiting_line(desk, places=2, people=4)
+    await desk.look(minutes=1, full=True)
+    assert acted(desk)[-2:] == ["p0", "p1"]
+    assert {id_ for id_, one in desk.webex.people.items() if one.status == "approved"} == {"p0", "p1"}
+
+
+async def test_nobody_is_told_to_wait_for_places_that_nobody_has(desk: Desk) -> None:
+    """While writes are stopped, approvals that are not carried out fill no meeting."""
+    await desk.obey(Entry(kind="paused", subject="default", value=Fact(at=desk.now)))
+    await waiting_line(desk, places=2, people=4)
+    await desk.look(minutes=5, full=True)
+    assert "waitlisted" not in [what for _, what in await desk.told()]
+    await desk.obey(Entry(kind="paused", subject="default", value=None))
+    await desk.look(minutes=5, full=True)
+    assert [id_ for id_, what in await desk.told() if what == "waitlisted"] == ["p2", "p3"]
 
 
 async def test_a_place_that_becomes_free_is_for_whoever_waited_longest(desk: Desk) -> None:
@@ -591,20 +867,72 @@ async def test_newcomers_never_overtake_those_who_wait(desk: Desk) -> None:
     assert None not in desk.webex.made("list_registrants")[before:]
 
 
-async def test_a_rules_own_waitlist_does_not_make_every_look_a_full_one(desk: Desk) -> None:
-    """Who waits by the rules' word, places or not, is asked about again only where the places changed."""
-    desk.policy = policy.parse("version: 1\ndefault: waitlist\nrules: []\n")
+@pytest.mark.parametrize("registration", [{}, {"maxRegisterNum": 100}])
+async def test_a_rules_own_waitlist_does_not_make_every_look_a_full_one(
+    desk: Desk, registration: dict[str, int]
+) -> None:
+    """Who waits by the rules' word is decided again by another version, not whenever a newcomer is approved."""
+    desk.webex.fields["registration"] = registration
+    partners = "rules:\n  - {name: p, when: registrant.emailDomain in lists.partners, then: approve}\n"
+    waiting = f"version: 1\ndefault: waitlist\nlists: {{partners: [example.org]}}\n{partners}"
+    desk.policy = policy.parse(waiting)
     await desk.look()
-    desk.now += timedelta(minutes=60)
-    desk.webex.register("late", at=desk.now)
-    await desk.look()
-    full = desk.webex.made("list_registrants").count(None)
-    for n in range(5):
-        desk.webex.register(f"later{n}", at=desk.now + timedelta(hours=n))
+    for n in range(6):
+        desk.webex.register(f"later{n}", at=desk.now + timedelta(hours=1))
+        desk.webex.register(f"waits{n}", email=f"waits{n}@example.com", at=desk.now + timedelta(hours=1))
         await desk.look(minutes=60)
 
-    assert desk.webex.made("list_registrants").count(None) == full
-    assert acted(desk) == []
+    assert desk.webex.made("list_registrants").count(None) == 1
+    assert acted(desk) == ["partner", *(f"later{n}" for n in range(6))]
+
+    desk = await desk.restarted()
+    await desk.look(minutes=60)
+    assert desk.webex.made("list_registrants").count(None) == 2  # once: what was weighed is not in the ledger
+    await desk.look(minutes=60)
+    assert desk.webex.made("list_registrants").count(None) == 2
+
+
+async def test_whoever_begins_to_wait_for_a_place_is_not_overtaken(desk: Desk) -> None:
+    """Also where others waited by a rule's word before, while places were free."""
+    rule = "rules:\n  - {name: r, when: registrant.emailDomain in lists.rivals, then: waitlist}\n"
+    desk.policy = policy.parse(f"version: 1\ndefault: approve\nlists: {{rivals: [rival.example]}}\n{rule}")
+    desk.webex.fields["registration"] = {"maxRegisterNum": 4}
+    await desk.look()
+    for id_ in ("third", "fourth", "waits", "also"):
+        desk.now += timedelta(minutes=60)
+        desk.webex.register(id_, at=desk.now)
+        await desk.look()
+    assert desk.webex.made("list_registrants").count(None) == 1
+    assert acted(desk) == ["partner", "unknown", "third", "fourth"]
+
+    told_by_command(
+        desk, "cancel", "fourth", Entry(kind="human", subject=SERIES, registrant="fourth", value=Fact(at=START))
+    )
+    desk.webex.set_status("fourth", "pending")
+    desk.now += timedelta(minutes=1)
+    desk.webex.register("late", at=desk.now)
+    await desk.look()  # learns of the free place by asking for the fourth
+
+    assert acted(desk)[4:] == ["waits"]
+
+
+async def test_a_rule_that_counts_is_asked_again_where_fewer_are_approved(desk: Desk) -> None:
+    """Its own waitlist is a line too: a newcomer does not take what became free for somebody who waits."""
+    desk.webex.people.clear()
+    desk.policy = policy.parse(
+        "version: 1\ndefault: waitlist\nrules:\n  - {name: two, when: counts.approved < 2, then: approve}\n"
+    )
+    for n in range(3):
+        desk.webex.register(f"p{n}", at=START - timedelta(hours=9 - n))
+    desk.webex.register("p3", at=START)
+    desk.webex.set_status("p3", "approved")
+    await desk.look()
+    assert acted(desk) == ["p0"]
+    desk.webex.set_status("p3", "pending")  # a host; a list of the newest shows it
+    desk.webex.register("late", at=START + timedelta(minutes=1))
+    await desk.look(minutes=2)
+
+    assert acted(desk) == ["p0", "p1"]
 
 
 # --- trying -----------------------------------------------------------------------------------------------------------------
@@ -685,6 +1013,49 @@ async def test_the_first_version_may_change_everything(desk: Desk) -> None:
     assert (looked.stopped, acted(desk)) == ("", ["partner", "rival"])
 
 
+async def test_the_first_version_in_force_may_change_everything(desk: Desk) -> None:
+    """One that was only tried before replaced nothing; so it is no other version that goes live."""
+    desk.policy = policy.parse(POLICY + "shadow: true\n")
+    await desk.look()
+    assert desk.ledger.partition(desk.place).policies == {}
+    desk.policy = policy.parse(POLICY)
+    looked = await desk.look(minutes=1)
+
+    assert (looked.stopped, acted(desk)) == ("", ["partner", "rival"])
+    assert desk.ledger.partition(desk.place).policies == {"default": PolicyRecord(accepted=desk.policy.version)}
+
+
+async def test_the_parts_of_a_refused_batch_change_no_more_than_the_batch(desk: Desk) -> None:
+    """What a version on trial changes is counted once, however many calls it takes."""
+    await crowd_held(desk, people=3)
+    for n in range(30):
+        desk.webex.register(f"known{n}", email=f"known{n}@example.com", at=START - timedelta(days=2), status="approved")
+    desk.webex.refusing["p1"] = 400
+    await desk.look(minutes=1)
+
+    assert len(desk.webex.made("change_status")) > 2
+    assert desk.ledger.partition(desk.place).policies["default"].changed == 5
+
+
+async def test_a_version_that_is_held_meanwhile_decides_nobody_more(desk: Desk) -> None:
+    """Although what is left of a look that began before are newcomers, who are nobody's change."""
+    await desk.look()
+    desk.policy = policy.parse(POLICY.replace("A partner", "Partners"))
+    desk.webex.register("late", at=desk.now)
+    desk.webex.register("later", email="later@rival.example", at=desk.now)
+    change_status = desk.webex.change_status
+
+    async def held_meanwhile(*given: Any, **more: Any) -> None:
+        record = desk.ledger.partition(desk.place).policies["default"]
+        await desk.obey(Entry(kind="policy", subject="default", value=structs.replace(record, held="another meeting")))
+        await change_status(*given, **more)
+
+    desk.webex.change_status = held_meanwhile  # type: ignore[method-assign]
+
+    assert (await desk.look(minutes=1)).stopped == "policyHeld"
+    assert acted(desk) == ["partner", "rival", "late"]
+
+
 async def test_many_small_meetings_make_a_large_change(desk: Desk) -> None:
     """More than 500 of the organisation within an hour are too many, although each meeting changes little."""
     await crowd_held(desk, people=30)
@@ -722,6 +1093,37 @@ async def test_while_nothing_may_be_written_everything_is_observed(desk: Desk, e
     await desk.obey(structs.replace(entry, value=None))
     await desk.look(minutes=1)
     assert sorted(acted(desk)) == ["late", "partner", "rival"]
+
+
+@pytest.mark.parametrize("stop", ["paused", "observeOnly", "policyHeld", "paused in the file"])
+async def test_whatever_stops_it_what_people_do_is_published(desk: Desk, stop: str) -> None:
+    """Approvals, cancellations, changes, deletions and newcomers; nothing is written to Webex."""
+    await desk.look()
+    match stop:
+        case "paused":
+            await desk.obey(Entry(kind="paused", subject="default", value=Fact(at=START)))
+        case "observeOnly":
+            await desk.obey(Entry(kind="observing", subject="0", value=Fact(at=START)))
+        case "policyHeld":
+            desk.policy = policy.parse(POLICY.replace("A partner", "Partners"))
+            record = PolicyRecord(accepted="other", trial=desk.policy.version, since=START, hour=START, held="much")
+            await desk.obey(Entry(kind="policy", subject="default", value=record))
+        case _:
+            desk.policy = policy.parse(POLICY + "paused: true\n")
+    before = len(await desk.told())
+    desk.webex.set_status("unknown", "approved")
+    desk.webex.set_status("partner", "pending")
+    desk.webex.delete("rival")
+    desk.webex.register("late", at=desk.now)
+    looked = await desk.look(minutes=1, full=True)
+    desk.webex.update("late", companyName="Example")
+    await desk.look(minutes=1)
+
+    assert looked.stopped == stop.split()[0]
+    assert sorted((await desk.told())[before:]) == [
+        ("late", "registered"), ("late", "updated"), ("partner", "cancelled"), ("rival", "deleted"), ("unknown", "approved"),
+    ]  # fmt: skip
+    assert acted(desk) == ["partner", "rival"]
 
 
 async def test_a_policy_that_is_replaced_meanwhile_decides_nobody_more(desk: Desk) -> None:
@@ -776,6 +1178,73 @@ async def test_after_a_rush_a_look_goes_back_as_far_as_it_should_in_time(desk: D
 
     assert "hidden" in acted(desk)
     assert desk.webex.made("list_registrants")[1:].count(None) == 0
+
+
+async def rush(desk: Desk) -> None:
+    """Three hundred registered within five minutes, and a look saw them."""
+    desk.webex.people.clear()
+    desk.webex.fields["registration"] = {}
+    for n in range(300):
+        desk.webex.register(f"p{n}", at=START - timedelta(seconds=300 - n))
+    await desk.look()
+
+
+async def begins(desk: Desk) -> timedelta:
+    """How far before the newest registration the next look begins."""
+    await desk.look(minutes=0.1)
+    since: datetime = desk.webex.made("list_registrants")[-1]
+    return START - timedelta(seconds=1) - since
+
+
+async def test_what_a_process_knows_between_looks_goes_with_its_partition(desk: Desk) -> None:
+    """Then the next look costs more, as that of a new process does; other partitions keep theirs."""
+    await rush(desk)
+    assert await begins(desk) < timedelta(minutes=1)
+    desk.controller.forget(7)
+    assert await begins(desk) < timedelta(minutes=1)
+    desk.controller.forget(0)
+    assert await begins(desk) == timedelta(minutes=15)
+
+
+async def test_what_a_process_knows_between_looks_goes_with_its_series(desk: Desk) -> None:
+    """What the ledger forgets for good is forgotten here too, when other series are looked at."""
+    await rush(desk)
+    meeting = desk.ledger.series(desk.place, SERIES).meeting
+    await desk.obey(*tombstones(SERIES, desk.ledger.series(desk.place, SERIES)))
+    other = Task(place=desk.place, series="6" * 32)
+    for _ in range(3):
+        await desk.controller.look(other, await desk.webex.get_meeting(other.series))
+    await desk.obey(Entry(kind="meeting", subject=SERIES, value=meeting))
+
+    assert await begins(desk) == timedelta(minutes=15)
+
+
+async def test_what_is_known_of_series_in_the_ledger_is_kept(desk: Desk) -> None:
+    """However many others are looked at."""
+    await rush(desk)
+    for n in range(6):
+        other = Task(place=desk.place, series=str(n) * 32)
+        await desk.obey(Entry(kind="meeting", subject=other.series, value=KnownMeeting(organization="default")))
+        await desk.controller.look(other, await desk.webex.get_meeting(other.series))
+
+    assert await begins(desk) < timedelta(minutes=1)
+
+
+async def test_what_a_first_look_learned_is_kept_whatever_began_meanwhile(desk: Desk) -> None:
+    """Its series is in the ledger only when it ends."""
+    listed = desk.webex.list_registrants
+
+    async def others_meanwhile(*given: Any, **more: Any) -> list[registrants.Registrant]:
+        desk.webex.list_registrants = listed  # type: ignore[method-assign]
+        for n in range(3):
+            other = Task(place=desk.place, series=str(n) * 32)
+            await desk.controller.look(other, await desk.webex.get_meeting(other.series))
+        return await listed(*given, **more)
+
+    desk.webex.list_registrants = others_meanwhile  # type: ignore[method-assign]
+    await rush(desk)
+
+    assert await begins(desk) < timedelta(minutes=1)
 
 
 async def test_a_look_remembers_what_the_schedule_goes_by(desk: Desk) -> None:

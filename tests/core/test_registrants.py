@@ -349,17 +349,16 @@ def test_a_second_try_is_no_second_change() -> None:
     assert not found.action.changes
 
 
-def test_whoever_waits_is_decided_first() -> None:
-    """Then the oldest registration; one without a time comes last."""
+def test_the_oldest_registration_is_decided_first() -> None:
+    """Whatever they were told meanwhile; one without a time comes last."""
     people = [
         msgspec.structs.replace(registrant("pending", id_), registered=at)
-        for id_, at in (("none", None), ("young", NOW), ("old", NOW - timedelta(days=1)), ("waits", NOW))
+        for id_, at in (("none", None), ("young", NOW), ("old", NOW - timedelta(days=1)))
     ]
-    memories = {"waits": Memory(seen=SEEN_WAITING), "old": Memory(seen=SEEN_HELD)}
 
-    ordered = registrants.in_order(people, memories, now=NOW + timedelta(hours=1))
+    ordered = registrants.in_order(people, now=NOW + timedelta(hours=1))
 
-    assert [one.id for one in ordered] == ["waits", "old", "young", "none"]
+    assert [one.id for one in ordered] == ["old", "young", "none"]
 
 
 def ago(seconds: float) -> datetime:
@@ -418,6 +417,69 @@ def test_an_accepted_approval_takes_its_place_while_it_may_still_show() -> None:
     }
 
     assert registrants.statuses([], memories, now=NOW) == {"approved": 1, "pending": 3}
+
+
+def test_halves_leave_nobody_out_and_count_nothing_twice() -> None:
+    """A batch in two, in order; whom it changes was counted before its first call."""
+    verdict = Verdict(outcome="approve", rule="", reason="", notify=True, policy="")
+    for size in (2, 3, 7, 100):
+        batch = [
+            registrants.Action(registrant=registrant("pending", str(n)), verdict=verdict, changes=True)
+            for n in range(size)
+        ]
+        one, other = registrants.halves(batch)
+
+        assert [action.registrant.id for action in (*one, *other)] == [str(n) for n in range(size)]
+        assert 0 <= len(one) - len(other) <= 1
+        assert not any(action.changes for action in (*one, *other))
+
+
+def test_whom_webex_refuses_stays_undecided_by_this_version() -> None:
+    """Said once, as the policy's; the call is forgotten, since nothing came of it."""
+    verdict = Verdict(outcome="reject", rule="rivals-out", reason="A rival", notify=True, policy=VERSION)
+    action = registrants.Action(registrant=registrant("pending"), verdict=verdict)
+    memory = Memory(seen=Seen(status="pending", facts=1, waiting=True, print=PRINT), intent=intent(unsettled=False))
+    found = registrants.refused(action, memory, series=SERIES, now=NOW, status=409)
+    after = remember(memory, found)
+
+    assert published(found) == ["held by policy"]
+    assert found.observations[0].decision == {
+        "by": "policy",
+        "rule": "rivals-out",
+        "reason": "Webex refused to reject this registrant (HTTP 409)",
+        "policy": VERSION,
+    }
+    assert (after.intent, after.seen) == (None, Seen(status="pending", held=VERSION, facts=2, print=PRINT))
+    assert look("pending", after).action is None
+    assert look("pending", after, companyName="Example").action is not None
+    assert look("pending", after, version="policy-2").action is not None
+
+
+@pytest.mark.parametrize(
+    ("memory", "status", "facts", "acts", "binds"),
+    [
+        pytest.param(Memory(seen=SEEN_APPROVED, released=True), "pending", ["cancelled by host"], True, False,
+                     id="put back before anybody saw it"),
+        pytest.param(Memory(seen=SEEN_APPROVED, released=True, human=True), "pending", ["cancelled by host"], False, True,
+                     id="a person's word after the release"),
+        pytest.param(Memory(seen=SEEN_APPROVED, released=True, approved=True), "pending", ["cancelled by host"], False, True,
+                     id="seen approved after the release"),
+        pytest.param(Memory(seen=SEEN_PENDING, released=True), "pending", [], True, False, id="nothing was decided"),
+        pytest.param(Memory(seen=SEEN_APPROVED, released=True), "approved", [], False, False, id="still approved"),
+        pytest.param(Memory(seen=SEEN_APPROVED, released=True), "rejected", ["rejected by host"], False, False,
+                     id="decided otherwise"),
+        pytest.param(Memory(seen=SEEN_APPROVED), "pending", ["cancelled by host"], False, True, id="never released"),
+    ],
+)  # fmt: skip
+def test_the_first_look_after_a_release(
+    memory: Memory, status: str, facts: list[str], *, acts: bool, binds: bool
+) -> None:
+    """What happened until then does not bind the policy; what happens after it does."""
+    found = look(status, memory)
+    after = remember(memory, found)
+
+    assert (published(found), found.action is not None, after.human) == (facts, acts, binds)
+    assert after.approved or status != "approved"
 
 
 def test_a_release_is_a_fact_of_its_own() -> None:
