@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import httpx
@@ -39,13 +40,16 @@ from service.settings import Settings, require_kafka
 from service.telemetry import logging
 from service.telemetry.records import ALL
 
-#: Records that are published together, and the bytes of their values.
+#: Records that are published together, and the bytes of their keys and values.
 BATCH_RECORDS = 500
 BATCH_BYTES = 4 * 1024 * 1024
 
 #: Seconds within which a broker has to answer for the first time, and a private listener each time.
 CONNECT = 8.0
 ANSWER = 30.0
+
+#: Records have no earlier times, and Kafka is not asked for any.
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")
 
@@ -79,7 +83,7 @@ async def opened_bus_client(settings: Settings, *, create: bool = True) -> Async
             yield kafka
         return
     folder = settings.journal.path
-    if not create and not (folder / FILE_NAME).exists():
+    if not create and not has_bus(settings):
         raise SettingsError((Problem(f"there is no journal in {folder}; WEBEX_EVENTS_JOURNAL__PATH names its folder"),))
     try:
         journal = await Journal.open(folder)
@@ -90,6 +94,11 @@ async def opened_bus_client(settings: Settings, *, create: bool = True) -> Async
     async with journal:
         withdrawn(folder)
         yield _JournalClient(journal)
+
+
+def has_bus(settings: Settings) -> bool:
+    """Whether there is something to be opened: a journal that was made before, or Kafka, wherever that is."""
+    return settings.bus == "kafka" or os.path.lexists(settings.journal.path / FILE_NAME)
 
 
 def over_bus(settings: Settings, work: Callable[[BusClient], Awaitable[T]], *, create: bool = True) -> T:
@@ -120,11 +129,12 @@ def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """``messages`` in pieces of a size that every bus takes at once."""
     batch, size = list[Message](), 0
     for message in messages:
-        if batch and (len(batch) == BATCH_RECORDS or size + len(message.value or b"") > BATCH_BYTES):
+        more = len(message.key.encode()) + len(message.value or b"")
+        if batch and (len(batch) == BATCH_RECORDS or size + more > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(message)
-        size += len(message.value or b"")
+        size += more
     if batch:
         yield batch
 
@@ -157,7 +167,7 @@ class _KafkaClient:
         return range(found.partitions) if found else ()
 
     def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
-        return self._reader.read(topic, partition, since=since)
+        return self._reader.read(topic, partition, since=since and max(since, _FIRST))
 
     async def publish(self, messages: Sequence[Message]) -> None:
         publisher = self._publisher or await self._started()
@@ -226,7 +236,7 @@ class _ListenerClient:
                     if line.encode() == ALL:
                         return
                     yield _decoder.decode(line)
-        except (httpx.HTTPError, msgspec.DecodeError) as error:
+        except (httpx.HTTPError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise JournalError(f"the running process did not give its records ({type(error).__name__})") from None
         raise JournalError("the running process could not read all of its records")
 

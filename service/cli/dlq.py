@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -50,6 +51,7 @@ dlq_app = typer.Typer(
 
 _Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Of letters; the first 6 characters do.")]
 _All = Annotated[bool, typer.Option("--all", help="Every letter that waits, or those that the options below leave.")]
+_Again = Annotated[bool, typer.Option("--again", help="Also those that were redriven or discarded already.")]
 _Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Only with this reason.")]
 _Topic = Annotated[str | None, typer.Option(metavar="TEXT", help="Only of this topic, without the prefix.")]
 _Since = Annotated[str | None, typer.Option(metavar="SPAN", help="Only those buried since: 90m, 2h, 7d, or a moment.")]
@@ -71,8 +73,9 @@ def list_letters(
     form: options.Output = None,
 ) -> None:
     """What went to the dead letters, oldest first; without the records themselves, which hold personal data."""
+    after = _moment(since)
     letters = over_bus(api_settings(), _read, create=False)
-    found = [each for each in letters if state in ("all", each.state) and _fits(each, reason, topic, _moment(since))]
+    found = [each for each in letters if state in ("all", each.state) and _fits(each, reason, topic, after)]
     print_rows([_row(letter) for letter in found], form, columns=_COLUMNS)
     if letters.unreadable:
         typer.echo(f"{letters.unreadable} records of the topic are no letters that this version can read.", err=True)
@@ -85,12 +88,13 @@ def show_letter(
 ) -> None:
     """One letter with the record that it is about; that may hold personal data."""
 
-    async def work(bus: BusClient) -> tuple[Letter, bytes | None]:
+    async def work(bus: BusClient) -> tuple[Letter, _Content | None]:
         (letter,) = _named(await _read(bus), [id_])
         return letter, (await _contents(bus, [letter])).get(letter.id)
 
     letter, content = over_bus(api_settings(), work, create=False)
-    print_rows({**msgspec.to_builtins(letter), **_readable(content)}, form or Format.JSON)
+    shown = {**msgspec.to_builtins(letter), **_readable(content.value if content else None)}
+    print_rows(shown, form or Format.JSON)
 
 
 @dlq_app.command(
@@ -98,18 +102,23 @@ def show_letter(
     cls=Command,
     epilog="webex-events dlq redrive 4f1c2d\nwebex-events dlq redrive --all --reason WebexRejected --dry-run",
 )
-def redrive(
+def redrive(  # noqa: PLR0913 - one argument for each option
     ids: _Ids = None,
     every: _All = False,
     reason: _Reason = None,
     topic: _Topic = None,
     since: _Since = None,
+    again: _Again = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     form: options.Output = None,
 ) -> None:
     """Put the records back where they came from, in their order, after the cause was mended."""
+    if again and every:
+        end("--all is every letter that waits; --again is for letters that are named.", WRONG)
     chosen = _chosen(ids, every, reason, topic, since)
+    if not again and (closed := [f"{letter.id} is {letter.state}" for letter in chosen if letter.state != "waiting"]):
+        end(f"{', '.join(closed)} already: nothing was sent. --again sends also such records.", FAILED)
     if dry_run:
         print_rows([_row(letter) for letter in chosen], form, columns=_COLUMNS)
         return
@@ -138,8 +147,13 @@ def discard(
     form: options.Output = None,
 ) -> None:
     """Say that letters need nothing any more: they are not listed, and stay on the topic as long as it keeps them."""
-    chosen = _chosen(ids, every, reason, topic, since)
-    if not dry_run:
+    chosen = []
+    for letter in _chosen(ids, every, reason, topic, since):
+        if letter.state == "waiting":
+            chosen.append(letter)
+        else:
+            typer.echo(f"{letter.id} is {letter.state} already.", err=True)
+    if not dry_run and (chosen or every):
         confirm(f"Discard {len(chosen)} letters.", yes=yes)
         chosen = over_bus(api_settings(), lambda bus: _close(bus, chosen, DISCARDED), create=False)
     print_rows([_row(letter) for letter in chosen], form, columns=_COLUMNS)
@@ -154,6 +168,8 @@ def _chosen(
     """Those that were named, or those that wait. Ends with exit code 2 where neither or both were asked for."""
     if bool(ids) == every:
         end("Which letters? Name them, or say --all.", WRONG)
+    if ids and (reason, topic, since) != (None, None, None):
+        end("--reason, --topic and --since go with --all, not with letters that are named.", WRONG)
     after = _moment(since)
     letters = over_bus(api_settings(), _read, create=False)
     found = _named(letters, ids) if ids else [each for each in letters if each.state == "waiting"]
@@ -179,7 +195,7 @@ def _fits(letter: Letter, reason: str | None, topic: str | None, since: str) -> 
 def _moment(since: str | None) -> str:
     """As events have their times, so that texts compare; "" for none. Ends with exit code 2 for what is no time."""
     try:
-        return event.rfc3339(moment_of(since, now=utc_now())) if since else ""
+        return "" if since is None else event.rfc3339(moment_of(since, now=utc_now()))
     except (ValueError, OverflowError) as error:
         end(f"--since: {error}", WRONG)
 
@@ -200,9 +216,13 @@ async def redriven(bus: BusClient, chosen: Sequence[Letter]) -> list[Letter]:
     with progress("Redriving", len(chosen)) as advance:
         for group in _groups(chosen):
             contents = await _contents(bus, group)
-            there = [letter for letter in group if letter.id in contents]
-            await bus.publish([dead_letters.redrive(letter, contents[letter.id]) for letter in there])
-            done += await _close(bus, there, REDRIVEN)
+            there = [
+                (letter, found.key, found.value)
+                for letter in group
+                if (found := contents.get(letter.id)) is not None and found.key is not None
+            ]
+            await bus.publish([dead_letters.redrive(*each) for each in there])
+            done += await _close(bus, [letter for letter, _, _ in there], REDRIVEN)
             advance(len(group))
     return done
 
@@ -220,24 +240,35 @@ def _groups(letters: Sequence[Letter]) -> Iterator[list[Letter]]:
         yield group
 
 
-async def _contents(bus: BusClient, letters: Sequence[Letter]) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class _Content:
+    """A record: its key, None where only the beginning of that is known, and its value."""
+
+    key: str | None
+    value: bytes
+
+
+async def _contents(bus: BusClient, letters: Sequence[Letter]) -> dict[str, _Content]:
     """The records by the letters' ids: what the letter repeats, else what stands at the record's place still."""
-    wanted, found = {letter.id for letter in letters}, dict[str, bytes]()
+    wanted, found = {letter.id: letter for letter in letters}, dict[str, _Content]()
     async for record in every_record(bus, TOPIC):
-        if record.key in wanted and (content := dead_letters.content_of(record.value, record.key)) is not None:
-            found[record.key] = content
+        letter = wanted.get(record.key)
+        if letter and (value := dead_letters.content_of(record.value, letter.id)) is not None:
+            found[letter.id] = _Content(None if letter.key_cut else letter.key, value)
     for letter in letters:
-        if letter.id not in found and (there := await _at_its_place(bus, letter)) is not None:
+        whole = letter.id in found and not letter.key_cut
+        if not whole and (there := await _at_its_place(bus, letter)) is not None:
             found[letter.id] = there
     return found
 
 
-async def _at_its_place(bus: BusClient, letter: Letter) -> bytes | None:
+async def _at_its_place(bus: BusClient, letter: Letter) -> _Content | None:
+    """None where another record is there now, because the topic was made anew."""
     if letter.partition not in await bus.partitions(letter.topic):
         return None
     async for record in bus.read(letter.topic, letter.partition):
-        if record.offset == letter.offset:
-            return record.value
+        if record.offset == letter.offset and record.value is not None and dead_letters.id_of(record) == letter.id:
+            return _Content(record.key, record.value)
     return None
 
 
@@ -253,7 +284,8 @@ async def _close(bus: BusClient, letters: Sequence[Letter], type_: str) -> list[
 
 
 def _row(letter: Letter) -> dict[str, Any]:
-    return {name: value for name, value in msgspec.to_builtins(letter).items() if value not in (None, "")}
+    row = msgspec.to_builtins(letter)
+    return {name: value for name, value in row.items() if value is not False and value not in (None, "")}
 
 
 def _readable(content: bytes | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections import Counter
@@ -14,14 +15,16 @@ from typing import Annotated, BinaryIO
 import msgspec
 import typer
 
+from service.bus.journal_bus import PARTITION
 from service.bus.kafka_partitioner import partition_for
 from service.cli.api import options
 from service.cli.api.calls import confirm
 from service.cli.api.connection import api_settings
-from service.cli.bus_client import BusClient, batches, over_bus
+from service.cli.bus_client import BusClient, batches, has_bus, over_bus
 from service.cli.clock import utc_now
 from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.examples import Command, Group
+from service.cli.inputs import is_stdin, stdin
 from service.cli.orders import PATIENCE, Organization, Wait, give, keys_of, order
 from service.cli.printing import print_rows
 from service.cli.reading import progress
@@ -53,14 +56,21 @@ _Merge = Annotated[
 )
 def export(file: _File) -> None:
     """Write everything that the ledger remembers to a file, also while processors run."""
+    if not is_stdin(file) and os.path.lexists(file) and not file.is_file():
+        end(f"{file} is no file that could be replaced; - is stdout.", WRONG)
     found = over_bus(api_settings(), read_ledgers, create=False)
+    _refuse_absent(found)
     lines = found.records.lines(partitions=len(found.memories), at=utc_now())
     try:
         with _output(file) as output:
             output.writelines(lines)
     except OSError as error:
         end(f"{file} cannot be written ({error.strerror})", FAILED)
-    typer.echo(f"{len(found.records)} records of {len(found.memories)} partitions", err=True)
+    left_out = found.records.left_out
+    typer.echo(f"{len(found.records) - len(left_out)} records of {len(found.memories)} partitions", err=True)
+    if left_out:
+        names = "\n".join(ascii(key)[1:-1] for key in left_out)
+        end(f"{len(left_out)} records cannot be read by this version, and are not in the file:\n{names}", FAILED)
 
 
 @ledger_app.command(
@@ -78,18 +88,19 @@ def import_(
     """Put back what an export wrote, while no processor runs, or while they only observe because the ledger was lost."""
     lines = _lines(file)
     settings = api_settings()
-    found = over_bus(settings, read_ledgers)
-    if not found.memories:
-        end("There is no topic for the ledger; `webex-events topics apply` makes it.", FAILED)
+    found = over_bus(settings, read_ledgers, create=False) if has_bus(settings) else Found.nothing()
+    _refuse_absent(found)
     _refuse_running(found, utc_now())
     if found.records and not merge:
         end(f"The ledger has {len(found.records)} records already; --merge adds to it what it does not have.", FAILED)
-    missing = _missing(lines, found.records)
+    missing = ledger_file.missing(lines, found.records)
     messages = _messages(missing, keys_of(settings, None))
     if not dry_run:
         confirm(f"Write {len(missing)} records into the ledger.", yes=yes)
         over_bus(settings, lambda bus: _write(bus, messages, found, utc_now()))
     print_rows(_counts(lines, missing), form, columns=_COLUMNS)
+    if len(missing) < len(lines):
+        typer.echo(f"{len(lines) - len(missing)} records are left out: the ledger says it itself.", err=True)
     if found.observing and not dry_run:
         typer.echo("The processors only observe until `webex-events ledger adopt`.", err=True)
 
@@ -100,6 +111,7 @@ def adopt(organization: Organization = None, wait: Wait = PATIENCE, yes: options
     settings = api_settings()
     keys = keys_of(settings, organization)
     found = over_bus(settings, read_ledgers, create=False)
+    _refuse_absent(found)
     waiting = [key for key in keys if partition_for(key, max(1, len(found.memories))) in found.observing]
     if not waiting:
         typer.echo("No ledger waits to be adopted.")
@@ -122,6 +134,13 @@ class Found:
         self.records = Records()
         self.memories: dict[int, PartitionMemory] = {}
 
+    @classmethod
+    def nothing(cls) -> Found:
+        """Of a journal that is still to be made."""
+        found = cls()
+        found.memories[PARTITION] = PartitionMemory()
+        return found
+
     @property
     def observing(self) -> list[int]:
         """The partitions that wait to be adopted."""
@@ -131,7 +150,7 @@ class Found:
         """One record, in the order of its partition."""
         self.records.add(record.partition, record.key, record.value)
         if record.key.startswith(("owner/", "founded/", "observing/")):
-            with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 entry = ledger.from_record(record.key, record.value)
                 if entry is not None:
                     self.memories[record.partition].apply(entry)
@@ -145,6 +164,12 @@ async def read_ledgers(bus: BusClient) -> Found:
         async for record in bus.read("ledger", partition):
             found.add(record)
     return found
+
+
+def _refuse_absent(found: Found) -> None:
+    """Ends with exit code 1 where there is nothing that could have a ledger: the prefix of the topics may be wrong."""
+    if not found.memories:
+        end("There is no topic for the ledger; `webex-events topics apply` makes it.", FAILED)
 
 
 def _refuse_running(found: Found, now: datetime) -> None:
@@ -166,7 +191,9 @@ def _refuse_running(found: Found, now: datetime) -> None:
 @contextlib.contextmanager
 def _output(file: Path) -> Iterator[BinaryIO]:
     """For this user only; there as a whole, or not at all."""
-    if str(file) == "-":
+    if is_stdin(file):
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
@@ -185,7 +212,7 @@ def _output(file: Path) -> Iterator[BinaryIO]:
 def _lines(file: Path) -> list[Line]:
     """Ends with exit code 2 where it is no export."""
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
+        with contextlib.nullcontext(stdin()) if is_stdin(file) else file.open("rb") as stream:
             return ledger_file.parse(stream)
     except OSError as error:
         end(f"{file} cannot be read ({error.strerror})", WRONG)
@@ -194,11 +221,6 @@ def _lines(file: Path) -> list[Line]:
 
 
 # --- putting it back --------------------------------------------------------------------------------------------------
-
-
-def _missing(lines: Sequence[Line], there: Records) -> list[Line]:
-    keys = there.keys
-    return [line for line in lines if line.key not in keys]
 
 
 def _messages(lines: Sequence[Line], organizations: Sequence[str]) -> list[Message]:

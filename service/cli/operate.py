@@ -18,11 +18,15 @@ from service.cli.examples import Command, Group
 from service.cli.orders import PATIENCE, Organization, Wait, give, keys_of, order
 from service.core.identifiers import series_of
 from service.core.ledger import KnownMeeting
+from service.settings import Settings
 
 #: Registrants of one order: a record has to hold them.
 MOST_REGISTRANTS = 1000
 
 _VERSION = re.compile(r"[0-9a-f]{12}")
+
+#: As Webex's ids are; a thousand of them fit into a record.
+_REGISTRANT = re.compile(r"[!-.0-~]{1,256}")
 
 operate_app = typer.Typer(cls=Group)
 confirm_app = typer.Typer(cls=Group)
@@ -32,7 +36,16 @@ release_app = typer.Typer(cls=Group)
 @operate_app.command("pause", cls=Command, epilog="webex-events pause\nwebex-events pause --organization emea --wait 0")
 def pause(organization: Organization = None, wait: Wait = PATIENCE) -> None:
     """Stop every write to Webex until `resume`, over restarts too; looking and publishing go on."""
-    give(order("pause"), keys_of(api_settings(), organization), wait, said="Nothing is written to Webex any more")
+    settings = api_settings()
+    keys = keys_of(settings, organization)
+    give(order("pause"), keys, wait, said="Nothing is written to Webex any more", otherwise=_brake(settings))
+
+
+def _brake(settings: Settings) -> str:
+    """What stops the writes also where no order comes through: processors read the policy's file again by themselves."""
+    file = settings.policy.file
+    named = f"the policy file ({file})" if file else "the policy file (WEBEX_EVENTS_POLICY__FILE of the processors)"
+    return f"The quick brake: `paused: true` in {named} stops every write within 10 s, whatever waits on the bus."
 
 
 @operate_app.command("resume", cls=Command, epilog="webex-events resume\nwebex-events resume --organization emea")
@@ -78,6 +91,8 @@ def release(
         end(f"{meeting} is not the id of a meeting.", WRONG)
     if len(registrants) > MOST_REGISTRANTS:
         end(f"At most {MOST_REGISTRANTS} registrants at a time.", WRONG)
+    if wrong := [each for each in registrants if not _REGISTRANT.fullmatch(each)]:
+        end(f"{wrong[0]!r} is not the id of a registrant.", WRONG)
     wanted = order("release", series=series, registrants=list(dict.fromkeys(registrants)))
     keys = _whose(series, keys_of(api_settings(), organization))
     give(wanted, keys, wait, said=f"The policy decides again about {len(wanted.registrants)} registrants")
@@ -106,5 +121,5 @@ async def _organization_of(bus: BusClient, series: str) -> str:
 def _organization(value: bytes | None) -> str:
     try:
         return msgspec.json.decode(value, type=KnownMeeting).organization if value is not None else ""
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""

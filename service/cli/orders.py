@@ -31,6 +31,9 @@ from service.settings import Settings
 PATIENCE = 10.0
 AGAIN = 0.25
 
+#: ... and the longest that it can be told to.
+LONGEST_WAIT = 86_400.0
+
 #: Our clock and those of the processors may differ by so much.
 SKEW = timedelta(minutes=5)
 
@@ -38,7 +41,9 @@ Organization = Annotated[
     str | None,
     typer.Option("--organization", metavar="NAME", help="Only this one, where the settings have several: name or id."),
 ]
-Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until it is so; 0: do not look.", min=0)]
+Wait = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait until it is so; 0: do not look.", min=0, max=LONGEST_WAIT)
+]
 
 
 def order(verb: str, **more: Any) -> Order:
@@ -46,20 +51,35 @@ def order(verb: str, **more: Any) -> Order:
     return msgspec.convert({"kind": "order", "organization": "", "verb": verb, "at": rfc3339(utc_now()), **more}, Order)
 
 
-def give(wanted: Order, keys: Sequence[str], wait: float, *, said: str) -> None:
-    """Give ``wanted`` to the owners of ``keys``, and wait until all have obeyed. Ends with exit code 4 where they have not."""
+def give(wanted: Order, keys: Sequence[str], wait: float, *, said: str, otherwise: str = "") -> None:
+    """Give ``wanted`` to the owners of ``keys``, and wait until all have obeyed. Ends with exit code 4 where they have not.
+
+    ``otherwise``: what else can be done where it is not so at once.
+    """
     orders = [msgspec.structs.replace(wanted, organization=key) for key in keys]
-    missing = over_bus(api_settings(), lambda bus: given(bus, orders, wait), create=False)
+    try:
+        missing = over_bus(api_settings(), lambda bus: given(bus, orders, wait), create=False)
+    except typer.Exit:  # the sentence why was said
+        _say(otherwise)
+        raise
     if wait == 0:
         typer.echo("The order is stored; it is obeyed as soon as a processor reads it.")
+        _say(otherwise)
     elif missing:
-        end(
+        typer.echo(
             f"The order is stored, but within {wait:g} s nothing was heard of it for {', '.join(sorted(missing))}. "
-            "It is obeyed as soon as a processor runs.",
-            NOT_NOW,
+            "It is obeyed as soon as a processor reads it.",
+            err=True,
         )
+        _say(otherwise)
+        raise typer.Exit(NOT_NOW)
     else:
         typer.echo(f"{said} ({', '.join(keys)}).")
+
+
+def _say(sentence: str) -> None:
+    if sentence:
+        typer.echo(sentence, err=True)
 
 
 async def given(bus: BusClient, orders: Sequence[Order], wait: float) -> Collection[str]:
@@ -109,7 +129,7 @@ def _says_so(given_: Order, value: bytes | None) -> bool:
         return (value is None) == (given_.verb in ("resume", "adopt"))
     try:
         return value is not None and msgspec.json.decode(value, type=PolicyRecord).accepted == given_.policy
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from service.cli.clock import utc_now
 from service.cli.credentials import credentials
 from service.cli.endings import WRONG, end
 from service.cli.examples import Command, Group
-from service.cli.inputs import bytes_of, object_of
+from service.cli.inputs import bytes_of, is_stdin, object_of
 from service.cli.output import Format
 from service.cli.policy_file import MAX_BYTES, read_lists
 from service.cli.printing import chosen, print_rows
@@ -49,6 +50,9 @@ policy_app = typer.Typer(
 
 _File = Annotated[Path, typer.Argument(help="The policy file; - reads stdin.")]
 
+#: More people than any meeting has, and a number that a condition can count with.
+_MANY = 1_000_000_000
+
 
 # --- check ------------------------------------------------------------------------------------------------------------
 
@@ -75,7 +79,7 @@ def read_policy(file: Path) -> Policy:
     """The policy in ``file``, with the lists beside it. Ends with exit code 2, a line for each problem."""
     text = _text_of(file)
     try:
-        return parse(text, read_lists(text, Path() if str(file) == "-" else file.parent))
+        return parse(text, read_lists(text, Path() if is_stdin(file) else file.parent))
     except PolicyError as error:
         end("\n".join(f"{file}: {problem}" for problem in error.problems), WRONG)
 
@@ -117,9 +121,13 @@ def policy_explain(
         str, typer.Option(metavar="ID|FILE", help="An id, or JSON as Webex has it; - is stdin.")
     ] = "",
     meeting: Annotated[str, typer.Option(metavar="ID|FILE", help="The same for the meeting.")] = "",
-    approved: Annotated[int | None, typer.Option(help="How many are approved; by default asked, or 0.", min=0)] = None,
-    pending: Annotated[int | None, typer.Option(help="How many are pending; by default asked, or 0.", min=0)] = None,
-    at: Annotated[str, typer.Option(metavar="TIME", help="As if it were then; by default now.")] = "",
+    approved: Annotated[
+        int | None, typer.Option(help="How many are approved; by default asked, or 0.", min=0, max=_MANY)
+    ] = None,
+    pending: Annotated[
+        int | None, typer.Option(help="How many are pending; by default asked, or 0.", min=0, max=_MANY)
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="As if it were then; by default now.")] = None,
     organization: options.Organization = None,
     form: options.Output = None,
 ) -> None:
@@ -130,6 +138,8 @@ def policy_explain(
     rules = file or settings.policy.file
     if rules is None:
         end("Which policy? Name its file, or set WEBEX_EVENTS_POLICY__FILE.", WRONG)
+    if [is_stdin(each) for each in (rules, registrant, meeting)].count(True) > 1:
+        end("Only one of the policy, the registrant and the meeting can come from stdin.", WRONG)
     now, policy = _at(at), read_policy(rules)
     subject = _subject(settings, registrant, meeting, organization)
     counts = Counts(
@@ -141,10 +151,10 @@ def policy_explain(
     _print_explanation(explanation, counts, form)
 
 
-def _at(text: str) -> datetime:
+def _at(text: str | None) -> datetime:
     now = utc_now()
     try:
-        return moment_of(text, now=now) if text else now
+        return now if text is None else moment_of(text, now=now).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         end(str(error), WRONG)
 
@@ -154,7 +164,8 @@ def _subject(settings: Settings, registrant: str, meeting: str, organization: st
     person, place = _from_file(registrant), _from_file(meeting)
     try:
         known = to_meeting({"id": "", **place}) if place is not None else None
-        given = to_registrants({"items": [{"id": "", "status": "pending", **person}]}, "file") if person else []
+        people = [] if person is None else [{"id": "", "status": "pending", **person}]
+        given = to_registrants({"items": people}, "file")
     except WebexError:
         end("What the files hold is no registrant or no meeting as Webex has them.", WRONG)
     if known is not None and given:
@@ -177,7 +188,7 @@ def _subject(settings: Settings, registrant: str, meeting: str, organization: st
 
 def _from_file(text: str) -> dict[str, Any] | None:
     """The object in the file that ``text`` names; None where it is an id."""
-    return object_of(Path(text)) if text == "-" or Path(text).exists() else None
+    return object_of(Path(text)) if is_stdin(text) or os.path.lexists(text) else None
 
 
 def _counted(registrants: Sequence[Registrant], meeting: Meeting) -> Counts:

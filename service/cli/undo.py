@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -44,6 +44,9 @@ _DONE = {"cancel": ("pending", "cancelled", "canceled"), "reject": ("rejected",)
 
 #: Webex shows the effect of a batch late: it is asked so often, with so many seconds in between.
 _LOOKS, _PAUSE = 3, 2.0
+
+#: What stands in the place of a rule where none decided, as in a backtest.
+_DEFAULT = "(default)"
 
 _COLUMNS = ("meetingId", "id", "approved", "rule", "result")
 
@@ -88,7 +91,7 @@ class _Outcome:
 )
 def undo(
     since: Since,
-    rule: Annotated[str, typer.Option(metavar="NAME", help="The rule of the policy that approved them.")],
+    rule: Annotated[str, typer.Option(metavar="NAME", help="The rule that approved them; (default): none did.")],
     to: Annotated[Verb, typer.Option(help="What to do.", case_sensitive=False)] = "cancel",
     meeting: Annotated[str | None, typer.Option(metavar="ID", help="Only in this meeting series.")] = None,
     notify: Annotated[options.TrueFalse, typer.Option(help="Whether Webex sends its mail.")] = "true",
@@ -101,8 +104,10 @@ def undo(
     Who was decided by a person or a command since is left alone. The policy never decides again about those that were
     undone, until `registrants release` says so.
     """
-    settings, begin = api_settings(), _moment(since)
-    found = over_bus(settings, lambda bus: _found(bus, rule, begin, meeting), create=False)
+    settings, begin, series = api_settings(), _moment(since), _series(meeting)
+    if not rule:
+        end(f"--rule: which one? {_DEFAULT} is the policy's default.", WRONG)
+    found = over_bus(settings, lambda bus: _found(bus, rule, begin, series), create=False)
     if dry_run or not found:
         _print(found, {}, form)
         return
@@ -123,27 +128,42 @@ def undo(
 
 def _moment(text: str) -> datetime:
     try:
-        return moment_of(text, now=utc_now())
+        return moment_of(text, now=utc_now()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         end(f"--since: {error}", WRONG)
+
+
+def _series(meeting: str | None) -> str | None:
+    """None for every one, and only where nothing was said: an empty text is a variable that was not set."""
+    if meeting is None:
+        return None
+    found = series_of(meeting)
+    if found is None:
+        end(f"--meeting: {meeting!r} is not the id of a meeting.", WRONG)
+    return found
 
 
 # --- whom -------------------------------------------------------------------------------------------------------------
 
 
-async def _found(bus: BusClient, rule: str, since: datetime, meeting: str | None) -> list[_Meeting]:
+async def _found(bus: BusClient, rule: str, since: datetime, series: str | None) -> list[_Meeting]:
     """Whom the rule approved since, where that was the last word; by meeting."""
-    wanted = series_of(meeting) or meeting if meeting else None
     cases = Cases()
     async for record in every_record(bus, "registrants", since=since, now=utc_now()):
-        if wanted in (None, record.key):
+        if series in (None, record.key):
             cases.add(record.value)
     people: dict[str, list[Case]] = {}
     for case in cases.in_order():
-        if (case.outcome, case.by, case.rule) == ("approve", "policy", rule):
+        if _approved_by(case, rule):
             people.setdefault(case.series, []).append(case)
     known = await _known(bus, people) if people else {}
     return [_Meeting(series, known.get(series), tuple(those)) for series, those in people.items()]
+
+
+def _approved_by(case: Case, rule: str) -> bool:
+    """Really: what shadow mode only proposed, a person may have done meanwhile, and that is theirs to take back."""
+    decided = (case.outcome, case.by) == ("approve", "policy") and not case.proposed
+    return decided and (case.rule or _DEFAULT) == rule
 
 
 async def _known(bus: BusClient, people: Mapping[str, object]) -> dict[str, KnownMeeting]:
@@ -161,7 +181,7 @@ async def _known(bus: BusClient, people: Mapping[str, object]) -> dict[str, Know
 def _entry(key: str, value: bytes) -> object:
     try:
         entry = ledger.from_record(key, value)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return entry.value if entry else None
 

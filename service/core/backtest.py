@@ -29,7 +29,7 @@ UNDECIDED = ("hold", "waitlist", "none")
 
 class Case(msgspec.Struct):
     """One registrant as the facts show them. ``outcome`` is ``none`` where nothing was decided; ``by`` is who decided, and
-    ``decided`` when (RFC 3339).
+    ``decided`` when (RFC 3339). ``proposed``: shadow mode only said so, and nobody did it.
     """
 
     series: str
@@ -40,6 +40,7 @@ class Case(msgspec.Struct):
     rule: str = ""
     by: str = ""
     decided: str = ""
+    proposed: bool = False
     gone: bool = False
 
     def __repr__(self) -> str:
@@ -65,7 +66,7 @@ class Cases:
         """One record; what is no fact about a registrant counts as unreadable."""
         try:
             event = decode(value or b"")
-        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.unreadable += 1
             return
         id_ = event.data.get("id")
@@ -75,9 +76,11 @@ class Cases:
     def _note(self, event: CloudEvent, id_: str) -> None:
         key = (event.partitionkey, id_)
         case = self._cases.get(key)
-        if case is None:
+        what = event.type.split(".")[2]
+        back = case is not None and case.gone and what != "deleted"
+        if case is None or back:  # whoever comes back is new: what was decided went with them
             case = self._cases[key] = Case(series=key[0], id=id_, at=moment(event.time) or _LONG_AGO)
-        _tell(case, event.type.split(".")[2], event)
+        _tell(case, what, event)
 
     def in_order(self) -> list[Case]:
         """Everybody who is still there, as they registered."""
@@ -93,7 +96,6 @@ def _tell(case: Case, what: str, event: CloudEvent) -> None:
         case.gone = True
         return
     case.fields = msgspec.json.encode({name: value for name, value in data.items() if name != "decision"})
-    case.gone = False
     if what == "proposed":
         case.outcome = str(said.get("outcome", "none"))
     elif what == "cancelled":
@@ -102,11 +104,14 @@ def _tell(case: Case, what: str, event: CloudEvent) -> None:
         case.outcome = _OUTCOMES[what]
     else:
         return  # registered, updated: no decision
+    case.proposed = what == "proposed"
     case.rule, case.by, case.decided = str(said.get("rule", "")), str(said.get("by", "")), event.time
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one registrant, and what would have. ``people``: a person or a command decided, and it stays."""
+    """What became of one registrant, and what would have. ``people``: a person or a command decided, and it stays.
+    ``proposed``: what became of them was only said by shadow mode.
+    """
 
     series: str
     id: str
@@ -115,11 +120,17 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     after: str
     rule: str
     people: bool = False
+    proposed: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether the other policy says something else."""
         return not self.people and self.before != self.after
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody has decided it yet."""
+        return self.proposed or self.before in UNDECIDED
 
 
 def judged(cases: Iterable[Case], policy: Policy, meetings: Mapping[str, Meeting]) -> Iterator[Judged]:
@@ -152,6 +163,7 @@ class _Room:
             after=after,
             rule=rule,
             people=people,
+            proposed=case.proposed,
         )
 
     def _decide(self, case: Case, policy: Policy) -> tuple[str, str]:
@@ -191,7 +203,7 @@ def differences(results: Iterable[Judged]) -> list[Difference]:
             rule, before, before_rule, after = key
             found = groups[key] = Difference(rule=rule, before=before, before_rule=before_rule, after=after)
         found.count += 1
-        found.open += each.before in UNDECIDED
+        found.open += each.open
         found.registrants.append(f"{each.series}/{each.id}")
     return [groups[key] for key in sorted(groups)]
 
@@ -206,7 +218,7 @@ class Meetings:
         """One record; others than those about meetings are passed over."""
         try:
             event = decode(value or b"")
-        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if not event.type.startswith("webex.meeting."):
             return

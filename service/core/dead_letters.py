@@ -20,10 +20,23 @@ from service.core.message import Message, Received
 #: Bytes of a record that its letter repeats; of a longer one its place has to do, where retention keeps it.
 LONGEST = 512 * 1024
 
+#: Bytes that the record's key may take in the letter, as JSON, and in a brief one; a longer key is cut. With the value in
+#: base64 and all the rest this is less than a record may have, whatever the key is made of.
+LONGEST_KEY = 64 * 1024
+BRIEF_KEY = 512
+
+#: ... and each of the texts that say why.
+_LONGEST_TEXT = 4 * 1024
+
 BURIED, REDRIVEN, DISCARDED = (f"webex.record.{verb}.v1" for verb in ("buried", "redriven", "discarded"))
 
 
-def bury(
+def id_of(record: Received) -> str:
+    """The id of the letter about ``record``: of its place, and of its time, since a topic that was made anew begins at 0."""
+    return event_id("letter", record.topic, str(record.partition), str(record.offset), str(record.timestamp))
+
+
+def bury(  # noqa: PLR0913 - one argument for each thing that is told
     record: Received,
     *,
     reason: str,
@@ -33,22 +46,21 @@ def bury(
     attempts: int = 0,
     now: datetime,
     receiver: str,
+    brief: bool = False,
 ) -> CloudEvent:
-    """The letter of ``record``; the same record gives the same id. ``detail`` is a sentence without personal data."""
-    value = record.value or b""
-    id_ = event_id("letter", record.topic, str(record.partition), str(record.offset))
+    """The letter of ``record``; the same record gives the same id. ``detail`` is a sentence without personal data.
+
+    It always fits into a record of Kafka's default size. ``brief``: of a topic that takes less; without the value, and with
+    the beginning of a long key.
+    """
+    id_, most = id_of(record), BRIEF_KEY if brief else _LONGEST_TEXT
     data: dict[str, Any] = {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "key": record.key,
+        **_told(record, brief=brief),
         "reason": reason,
-        "detail": detail,
+        "detail": _cut(detail, most),
         "status": status,
-        "trackingId": tracking_id,
+        "trackingId": None if tracking_id is None else _cut(tracking_id, most),
         "attempts": attempts,
-        "bytes": len(value),
-        "valueBase64": base64.b64encode(value).decode() if len(value) <= LONGEST else None,
     }
     return new_event(
         id=id_,
@@ -63,10 +75,33 @@ def bury(
     )
 
 
+def _told(record: Received, *, brief: bool) -> dict[str, Any]:
+    value = record.value or b""
+    key = _cut(record.key, BRIEF_KEY if brief else LONGEST_KEY)
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": key,
+        "keyCut": key != record.key,
+        "bytes": len(value),
+        "valueBase64": base64.b64encode(value).decode() if len(value) <= LONGEST and not brief else None,
+    }
+
+
+def _cut(text: str, most: int) -> str:
+    """As much of ``text`` as takes ``most`` bytes in JSON, where a character has between one and six."""
+    text = text[:most]
+    while (size := len(msgspec.json.encode(text))) > most:
+        text = text[: len(text) * most // size]
+    return text
+
+
 class Letter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What is known of one letter, without the record itself.
 
-    ``state`` is ``waiting``, ``redriven`` or ``discarded``, since ``since``; ``buried`` is when it was written.
+    ``state`` is ``waiting``, ``redriven`` or ``discarded``, since ``since``; ``buried`` is when it was written. ``key_cut``:
+    ``key`` is only the beginning of the record's.
     """
 
     id: str
@@ -75,6 +110,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     partition: int
     offset: int
     key: str
+    key_cut: bool = False
     reason: str
     detail: str = ""
     status: int | None = None
@@ -89,10 +125,15 @@ _STATES = {BURIED: "waiting", REDRIVEN: "redriven", DISCARDED: "discarded"}
 
 
 class Letters:
-    """Every letter, with its present state: add the records of the topic, those of each partition in order."""
+    """Every letter, with its present state: add the records of the topic, those of each partition in order.
+
+    A processor that is killed buries the same record again when it is back. That is the same letter, and opens none that
+    was closed: a record that was redriven and failed once more is at another place.
+    """
 
     def __init__(self) -> None:
         self._letters: dict[str, Letter] = {}
+        self._closed: dict[str, tuple[str, str]] = {}  # also of letters that retention took away
         self.unreadable = 0
 
     def __iter__(self) -> Iterator[Letter]:
@@ -104,12 +145,22 @@ class Letters:
             event = decode(value or b"")
             state = _STATES[event.type]
             if state == "waiting":
-                letter = msgspec.convert({**event.data, "id": event.partitionkey, "state": state}, Letter)
-                self._letters[letter.id] = msgspec.structs.replace(letter, buried=event.time, since=event.time)
-            elif (before := self._letters.get(event.partitionkey)) is not None:
-                self._letters[before.id] = msgspec.structs.replace(before, state=state, since=event.time)
-        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, KeyError):
+                self._bury(event)
+            else:
+                self._close(event.partitionkey, state, event.time)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             self.unreadable += 1
+
+    def _bury(self, event: CloudEvent) -> None:
+        letter = msgspec.convert({**event.data, "id": event.partitionkey, "state": "waiting"}, Letter)
+        if letter.id not in self._letters:
+            state, since = self._closed.get(letter.id, ("waiting", event.time))
+            self._letters[letter.id] = msgspec.structs.replace(letter, buried=event.time, state=state, since=since)
+
+    def _close(self, id_: str, state: str, since: str) -> None:
+        self._closed[id_] = state, since
+        if (before := self._letters.get(id_)) is not None:
+            self._letters[id_] = msgspec.structs.replace(before, state=state, since=since)
 
 
 def content_of(value: bytes | None, id_: str) -> bytes | None:
@@ -119,13 +170,13 @@ def content_of(value: bytes | None, id_: str) -> bytes | None:
         if event.type != BURIED or event.partitionkey != id_:
             return None
         return base64.b64decode(event.data["valueBase64"], validate=True)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, KeyError, TypeError, binascii.Error):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, binascii.Error):
         return None
 
 
-def redrive(letter: Letter, content: bytes) -> Message:
-    """The record once more. It stands where its key says: those of ``work`` are keyed by their organisation."""
-    return Message(topic=letter.topic, key=letter.key, value=content, partition_by=letter.key)
+def redrive(letter: Letter, key: str, content: bytes) -> Message:
+    """The record once more. It stands where its ``key`` says: those of ``work`` are keyed by their organisation."""
+    return Message(topic=letter.topic, key=key, value=content, partition_by=key)
 
 
 def closed(letter: Letter, type_: str, *, now: datetime, receiver: str) -> CloudEvent:

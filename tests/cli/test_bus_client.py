@@ -21,7 +21,7 @@ from starlette.routing import Route
 from service.bus.journal import Journal
 from service.bus.topics import TopicPlan
 from service.cli.announcement import FILE_NAME, Announcement, announced, read_announcement
-from service.cli.bus_client import BATCH_RECORDS, BusClient, opened_bus_client
+from service.cli.bus_client import BATCH_BYTES, BATCH_RECORDS, BusClient, batches, opened_bus_client
 from service.cli.buses import embedded_bus
 from service.cli.roles import private_listener
 from service.core.errors import CannotStore, JournalError, KafkaUnavailable, SettingsError
@@ -132,10 +132,16 @@ async def test_since_leaves_out_what_is_older(request: pytest.FixtureRequest, tm
         third = datetime.fromtimestamp(records[2].timestamp / 1000, UTC)
         kept = await keys(client, since=third)
         later = await keys(client, since=datetime.now(UTC) + timedelta(days=1))
-        earlier = await keys(client, since=datetime(2000, 1, 1, tzinfo=UTC))
+        earlier = [await keys(client, since=datetime(year, 1, 1, tzinfo=UTC)) for year in (2000, 1969, 1)]
 
     assert (kept, later) == (["key-2", "key-3", "key-4"], [])
-    assert earlier == [f"key-{number}" for number in range(5)]
+    assert earlier == [[f"key-{number}" for number in range(5)]] * 3
+
+
+def test_batches_count_keys_too() -> None:
+    """A key may be as long as a value."""
+    long = Message(topic="t", key="k" * (BATCH_BYTES // 2), value=b"v", partition_by="p")
+    assert [len(batch) for batch in batches([long, long, long])] == [1, 1, 1]
 
 
 @pytest.mark.kafka

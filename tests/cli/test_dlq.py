@@ -16,7 +16,7 @@ import pytest
 from service.bus.topics import TopicPlan
 from service.cli.dlq import redriven
 from service.core import dead_letters, event
-from service.core.dead_letters import LONGEST, Letters
+from service.core.dead_letters import LONGEST, LONGEST_KEY, Letters
 from service.core.errors import CannotStore
 from service.core.event import CloudEvent
 from service.core.message import Message, Received
@@ -31,7 +31,13 @@ HINT = b'{"kind": "hint", "organization": "default", "series": "s"}'
 
 def letter(offset: int, *, reason: str = "WebexRejected", value: bytes = HINT, topic: str = "work") -> CloudEvent:
     """About the record at ``offset``."""
-    record = Received(topic=topic, partition=0, offset=offset, key="default", value=value, timestamp=5)
+    return buried(
+        Received(topic=topic, partition=0, offset=offset, key="default", value=value, timestamp=5), reason=reason
+    )
+
+
+def buried(record: Received, *, reason: str = "WebexRejected") -> CloudEvent:
+    """About this one."""
     return dead_letters.bury(record, reason=reason, detail="why", attempts=2, now=NOW, receiver="processor-1")
 
 
@@ -196,7 +202,8 @@ def test_a_record_that_its_letter_does_not_repeat(tmp_path: Path) -> None:
     """It is taken from its place while retention keeps it there; where it is gone, nothing is sent and exit code 1 says so."""
     large = b"x" * (LONGEST + 1)
     put(tmp_path / "data", Message(topic="commands", key="k", value=large, partition_by="k"))
-    there, gone = letter(0, value=large, topic="commands"), letter(9, value=large, topic="commands")
+    (record,) = on(tmp_path / "data", "commands")
+    there, gone = buried(record), buried(msgspec.structs.replace(record, offset=9))
     put(tmp_path / "data", there, gone)
     lines = refusal(invoke("dlq", "redrive", "--all", "--yes", folder=tmp_path), 1)
 
@@ -266,3 +273,96 @@ def test_no_broker_is_4(tmp_path: Path) -> None:
     settings = {"BUS": "kafka", "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     (line,) = refusal(run("dlq", "list", folder=tmp_path, settings=settings), 4)
     assert line.startswith("Kafka at 127.0.0.1:1 cannot do it now: ")
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["a long key", "a topic made anew"])
+def test_a_record_comes_back_with_its_own_key_or_not_at_all(tmp_path: Path, older: bool) -> None:
+    """The beginning of a key would lead elsewhere; and what is at the place by now may be another record."""
+    key = "k" * (LONGEST_KEY + 1)
+    put(tmp_path / "data", Message(topic="commands", key=key, value=b"{}", partition_by=key))
+    (record,) = on(tmp_path / "data", "commands")
+    written = buried(msgspec.structs.replace(record, timestamp=record.timestamp - older))
+    put(tmp_path / "data", written)
+    done = invoke("dlq", "redrive", written.partitionkey, folder=tmp_path)
+
+    assert done.returncode == older
+    assert json.loads(invoke("dlq", "show", written.partitionkey, folder=tmp_path).stdout)["record"] == {}
+    assert [(each.key, each.value) for each in on(tmp_path / "data", "commands")] == [(key, b"{}")] * (2 - older)
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+def test_what_is_done_is_not_done_again(tmp_path: Path, letters: list[str], verb: str) -> None:
+    """A second person who saw the same list sends nothing twice, unless that is said. Nothing goes for the others either."""
+    items(tmp_path, verb, letters[0], "--yes")
+    before = len(on(tmp_path / "data", "work"))
+    (line,) = refusal(invoke("dlq", "redrive", letters[1], letters[0], folder=tmp_path), 1)
+
+    assert f"{letters[0]} is {verb.rstrip('e')}" in line
+    assert "--again" in line
+    assert len(on(tmp_path / "data", "work")) == before
+    assert [each["id"] for each in items(tmp_path, "redrive", letters[0], "--again")] == [letters[0]]
+    assert len(on(tmp_path / "data", "work")) == before + 1
+    assert items(tmp_path, "list", "--state", "redriven")[0]["id"] == letters[0]
+
+
+def test_what_needs_nothing_is_not_discarded(tmp_path: Path, letters: list[str]) -> None:
+    """It stays what it is; that is said, and is no failure."""
+    items(tmp_path, "redrive", letters[0])
+    done = invoke("dlq", "discard", letters[0], folder=tmp_path)
+
+    assert (done.returncode, done.stderr.decode()) == (0, f"{letters[0]} is redriven already.\n")
+    assert [each["id"] for each in items(tmp_path, "list", "--state", "redriven")] == [letters[0]]
+
+
+def test_a_letter_that_is_written_twice_stays_closed(tmp_path: Path, letters: list[str]) -> None:
+    """A processor that was killed buries the same record once more."""
+    items(tmp_path, "redrive", letters[0])
+    put(tmp_path / "data", letter(0, value=b"zero"))
+
+    assert [each["id"] for each in items(tmp_path, "list")] == letters[1:]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["list", "--since", "garbage"],
+        ["list", "--since", ""],
+        ["list", "--since", "9999-12-31T23:59:59-12:00"],
+        ["list", "--state", "open"],
+        ["show"],
+        ["redrive", "--all", "--yes", "--since", ""],
+        ["discard", "--all", "--yes", "--since", ""],
+        ["redrive", "abcdef", "--reason", "x"],
+        ["discard", "abcdef", "--yes", "--topic", "work"],
+        ["redrive", "abcdef", "--since", "2h"],
+        ["redrive", "--all", "--again", "--yes"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("some", [False, True], ids=["none", "some"])
+def test_wrong_usage_is_2(tmp_path: Path, letters: list[str], wrong: list[str], some: bool) -> None:
+    """Whether or not there are letters, and nothing is done: an empty time is a variable that was not set."""
+    folder = tmp_path if some else tmp_path / "other"
+    if not some:
+        folder.mkdir()
+        put(folder / "data", Message(topic="work", key="k", value=HINT, partition_by="k"))
+    refusal(invoke("dlq", *wrong, folder=folder), 2)
+    assert len(on(tmp_path / "data", "dead-letters")) == 3
+
+
+def test_strange_letters_are_listed_and_lead_nowhere(tmp_path: Path) -> None:
+    """Numbers that are none of any topic, a text that could steer a terminal."""
+    strange = letter(0)
+    for name, value in (
+        ("partition", -1),
+        ("offset", 2**63),
+        ("bytes", -5),
+        ("detail", "\x1b[2J"),
+        ("valueBase64", None),
+    ):
+        strange.data[name] = value
+    put(tmp_path / "data", strange)
+
+    assert invoke("dlq", "list", "-o", "table", folder=tmp_path).stdout.count(b"\x1b") == 0
+    assert json.loads(invoke("dlq", "show", strange.partitionkey, folder=tmp_path).stdout)["record"] is None
+    refusal(invoke("dlq", "redrive", strange.partitionkey, folder=tmp_path), 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +16,10 @@ import pytest
 from service.bus.topics import TopicPlan
 from service.cli.bus_client import opened_bus_client
 from service.core import ledger
-from service.core.ledger import Entry, Fact, KnownMeeting, Owner, Seen
+from service.core.ledger import Entry, Fact, KnownMeeting, Owner, PartitionMemory, Seen
 from service.core.message import Message, Received
 from service.settings import load
-from tests.cli.program import invoke, refusal
+from tests.cli.program import PROGRAM, environment, invoke, refusal
 from tests.cli.records import on, put
 from tests.kafka.harness import Cluster
 from tests.kafka.records import create_topics, read_topic
@@ -102,7 +104,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
     assert done.returncode == 0
     assert sum(row["written"] for row in json.loads(done.stdout)["items"]) == 3
-    assert keys(on(tmp_path / "b", "ledger")) == []
+    assert not (tmp_path / "b").exists()
 
 
 def test_nothing_is_written_without_a_yes(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_nothing_is_written_without_a_yes(tmp_path: Path) -> None:
     settings = {"JOURNAL__PATH": str(tmp_path / "b")}
     refusal(invoke("ledger", "import", str(file), folder=tmp_path, settings=settings), 2)
 
-    assert keys(on(tmp_path / "b", "ledger")) == []
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_ledger_that_is_not_empty_is_only_added_to(tmp_path: Path) -> None:
@@ -125,6 +127,28 @@ def test_a_ledger_that_is_not_empty_is_only_added_to(tmp_path: Path) -> None:
 
     assert done.returncode == 0
     assert keys(on(tmp_path / "data", "ledger")) == ["seen/s1/p1", "meeting/s1", "human/s1/p1", "founded/0"]
+
+
+def test_what_a_host_decided_since_is_not_taken_back(tmp_path: Path) -> None:
+    """An old release of somebody about whom the ledger says anything by now is left out, and an old intent too."""
+    then = [
+        *ENTRIES[:2],
+        Entry(kind="released", subject="s1", registrant="p1", value=Fact(at=NOW)),
+        Entry(kind="released", subject="s1", registrant="p2", value=Fact(at=NOW)),
+    ]
+    file = exported(tmp_path / "a", *then)
+    settings = journal(tmp_path, *ENTRIES[:2], OBSERVING)
+    done = invoke("ledger", "import", str(file), "--merge", "--yes", folder=tmp_path, settings=settings)
+
+    memory = PartitionMemory()
+    for record in on(tmp_path / "data", "ledger"):
+        entry = ledger.from_record(record.key, record.value)
+        assert entry is not None
+        memory.apply(entry)
+    people = memory.series["s1"].registrants
+    assert done.returncode == 0
+    assert done.stderr.decode().startswith("3 records are left out")
+    assert (people["p1"].human, people["p2"].released) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +180,85 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
     (said,) = refusal(invoke("ledger", "import", "x", "--yes", folder=tmp_path), 2)
     assert said.startswith("x: line 1: ")
     refusal(invoke("ledger", "import", "missing", "--yes", folder=tmp_path), 2)
+    refusal(invoke("ledger", "import", ".", "--yes", folder=tmp_path), 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("owner/0", '{"instance":"evil","at":"2099-01-01T00:00:00Z"}'), ("seen/s1/p", '{"status":5}'), ("nonsense", "1")],
+)
+def test_what_no_ledger_says_is_not_imported(tmp_path: Path, key: str, value: str) -> None:
+    """With the line, and nothing of the file is."""
+    head, *records, _ = exported(tmp_path / "a", *ENTRIES).read_text().splitlines()
+    lines = [head, *records, f'{{"partition":0,"key":"{key}","value":{value}}}', f'{{"records":{len(records) + 1}}}']
+    (tmp_path / "x").write_text("\n".join(lines))
+    (said,) = refusal(invoke("ledger", "import", "x", "--yes", folder=tmp_path), 2)
+
+    assert said.startswith(f"x: line {len(records) + 2}: ")
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_export_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """A host's decision is in it whatever its value; what cannot be read is counted and named, and the exit code is 1."""
+    settings = journal(tmp_path, *ENTRIES)
+    broken = [
+        Message(topic="ledger", key=key, value=b"\xff", partition_by="default")
+        for key in ("human/s1/p9", "seen/s1/\x1b[2J")
+    ]
+    put(tmp_path / "data", *broken)
+    done = invoke("ledger", "export", "x.jsonl", folder=tmp_path, settings=settings)
+    said = refusal(done, 1)
+
+    assert said == [
+        "4 records of 1 partitions",
+        "1 records cannot be read by this version, and are not in the file:",
+        "seen/s1/\\x1b[2J",
+    ]
+    assert "human/s1/p9" in (tmp_path / "x.jsonl").read_text()
+    imported = {"JOURNAL__PATH": str(tmp_path / "b")}
+    assert invoke("ledger", "import", "x.jsonl", "--yes", folder=tmp_path, settings=imported).returncode == 0
+
+
+@pytest.mark.parametrize("target", [".", "..", "", "data", "pipe"])
+def test_an_export_replaces_files_only(tmp_path: Path, target: str) -> None:
+    """Not a folder, and not what stands for a device: root could replace /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    refusal(invoke("ledger", "export", target, folder=tmp_path, settings=journal(tmp_path, *ENTRIES)), 2)
+    assert (tmp_path / "pipe").is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "pipe"}
+
+
+def test_an_export_that_cannot_be_written_is_1(tmp_path: Path) -> None:
+    """A folder that is not there, a name that is too long; nothing is left behind."""
+    settings = journal(tmp_path, *ENTRIES)
+    for target in ("missing/x", "x" * 250):
+        refusal(invoke("ledger", "export", target, folder=tmp_path, settings=settings), 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        pytest.param("ledger import - --yes <&-", 2, id="no stdin"),
+        pytest.param("policy check - <&-", 2, id="no stdin for a policy"),
+        pytest.param("ledger export - >&-", 1, id="no stdout"),
+        pytest.param("ledger export - | true", 1, id="nobody reads"),
+    ],
+)
+def test_a_closed_stream_is_no_traceback(tmp_path: Path, words: str, code: int) -> None:
+    """As a shell may start it."""
+    many = [Entry(kind="human", subject="s1", registrant=f"p{n}", value=Fact(at=NOW)) for n in range(3000)]
+    settings = journal(tmp_path, *ENTRIES, *many)
+    done = subprocess.run(
+        ("bash", "-o", "pipefail", "-c", f"{' '.join(PROGRAM)} {words}"),
+        cwd=tmp_path,
+        env=environment(settings),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    refusal(done, code)
+    assert b"Exception ignored" not in done.stderr
 
 
 def test_there_is_nothing_to_adopt(tmp_path: Path) -> None:

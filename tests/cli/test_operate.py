@@ -22,6 +22,7 @@ from service.controllers.orders import Orders
 from service.controllers.sweep import Intervals, Sweep
 from service.core import ledger, work
 from service.core.ledger import Entry, Fact, Intent, KnownMeeting, PolicyRecord, Seen
+from service.core.message import Message
 from service.core.work import Order
 from service.telemetry.metrics import Metrics
 from tests.bus.behaviour import Listener
@@ -180,7 +181,7 @@ def test_an_order_waits_for_a_processor(tmp_path: Path) -> None:
     put(tmp_path / "data", ledger.to_message(earlier, organization="default"))
     settings = {"JOURNAL__PATH": str(tmp_path / "data")}
     said = refusal(invoke("pause", "--wait", "0.6", folder=tmp_path, settings=settings), 4)
-    assert "default" in said[-1]
+    assert "default" in said[0]
     assert invoke("pause", "--wait", "0", folder=tmp_path, settings=settings).returncode == 0
 
     orders = [json.loads(record.value or b"") for record in on(tmp_path / "data", "work")]
@@ -191,15 +192,44 @@ def test_an_order_waits_for_a_processor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "wait", "code"),
+    [
+        pytest.param({}, "0.1", 4, id="nobody obeys"),
+        pytest.param({}, "0", 0, id="nobody looks"),
+        pytest.param({"BUS": "kafka", "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}, "0.1", 4, id="no bus"),
+    ],
+)
+def test_the_quick_brake_is_named(tmp_path: Path, more: dict[str, str], wait: str, code: int) -> None:
+    """Where the order may be long on its way, or never leaves; only for a pause."""
+    put(tmp_path / "data", Message(topic="work", key="k", value=b"{}", partition_by="k"))
+    settings = {"JOURNAL__PATH": str(tmp_path / "data"), "POLICY__FILE": "/etc/policy.yaml", **more}
+    said = refusal(invoke("pause", "--wait", wait, folder=tmp_path, settings=settings), code)
+    resumed = invoke("resume", "--wait", wait, folder=tmp_path, settings=settings)
+
+    assert said[-1].startswith("The quick brake: `paused: true` in the policy file (/etc/policy.yaml) ")
+    assert b"brake" not in resumed.stderr
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         ["policy", "confirm", "latest"],
         ["registrants", "release", "not-a-meeting", "a"],
         ["registrants", "release", SERIES],
         ["pause", "--wait", "-1"],
+        ["registrants", "release", "", "a"],
+        ["registrants", "release", SERIES, ""],
+        ["registrants", "release", SERIES, "a b"],
+        ["registrants", "release", SERIES, "a/b"],
+        ["registrants", "release", SERIES, "a" * 257],
+        ["policy", "confirm", ""],
+        ["pause", "--wait", "nan"],
+        ["pause", "--wait", "inf"],
+        ["pause", "--wait", ""],
         ["pause", "--organization", "nobody"],
+        ["pause", "--organization", ""],
     ],
-    ids=" ".join,
+    ids=lambda each: " ".join(each)[:60],
 )
 def test_wrong_usage_is_2(tmp_path: Path, wrong: list[str]) -> None:
     """And nothing is stored."""

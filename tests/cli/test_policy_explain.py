@@ -112,11 +112,53 @@ def test_for_people(folder: Path) -> None:
         pytest.param(["--registrant", "person.json"], id="no meeting"),
         pytest.param(["--registrant", "policy.yaml", "--meeting", "meeting.json"], id="not JSON"),
         pytest.param(["--registrant", "person.json", "--meeting", "meeting.json", "--at", "soon"], id="no time"),
+        pytest.param(["--registrant", "person.json", "--meeting", "meeting.json", "--at", ""], id="an empty time"),
+        pytest.param(
+            ["--registrant", "person.json", "--meeting", "meeting.json", "--at", "9999-12-31T23:59:59-12:00"],
+            id="a time of no calendar",
+        ),
+        pytest.param(["--registrant", "-", "--meeting", "-"], id="stdin twice"),
+        pytest.param(["--registrant", "", "--meeting", "meeting.json"], id="nobody"),
+        pytest.param(["--registrant", ".", "--meeting", "meeting.json"], id="a folder"),
+        pytest.param(["--registrant", "latin.json", "--meeting", "meeting.json"], id="not UTF-8"),
+        pytest.param(["--registrant", "person.json", "--meeting", "latin.json"], id="a meeting that is not UTF-8"),
+        pytest.param(["--registrant", "deep.json", "--meeting", "meeting.json"], id="nested"),
+        pytest.param(["--registrant", "person.json", "--meeting", "meeting.json", "--approved", "-1"], id="negative"),
+        pytest.param(["--registrant", "person.json", "--meeting", "meeting.json", "--approved", "9" * 30], id="huge"),
     ],
 )
 def test_wrong_usage_is_2(folder: Path, arguments: list[str]) -> None:
     """Sentences."""
-    refusal(invoke("policy", "explain", "policy.yaml", *arguments, folder=folder), 2)
+    (folder / "latin.json").write_bytes(b'{"id": "\xff"}')
+    (folder / "deep.json").write_bytes(b'{"id":' * 100_000)
+    refusal(invoke("policy", "explain", "policy.yaml", *arguments, folder=folder, stdin=b"{}"), 2)
+
+
+def test_the_policy_and_somebody_from_stdin_is_2(folder: Path) -> None:
+    """There is only one of it."""
+    (line,) = refusal(
+        invoke("policy", "explain", "-", "--registrant", "-", "--meeting", "meeting.json", folder=folder, stdin=b"{}"),
+        2,
+    )
+    assert "stdin" in line
+
+
+def test_an_empty_object_is_no_id(folder: Path) -> None:
+    """Webex is not asked about somebody who is called like the file."""
+    (folder / "nobody.json").write_text("{}")
+    arguments = ("policy.yaml", "--registrant", "nobody.json", "--meeting", "meeting.json")
+    (line,) = refusal(invoke("policy", "explain", *arguments, folder=folder), 2)
+    assert line == "What the files hold is no registrant or no meeting as Webex has them."
+
+
+@pytest.mark.parametrize("id_", ["r" * 300, "r" * 5000, "\udcff", "..", "a/b"], ids=lambda each: ascii(each[:4]))
+def test_an_id_that_is_no_file_name(folder: Path, id_: str) -> None:
+    """Webex is asked, or would be: there is none here."""
+    settings = {"WEBEX__BASE_URL": "http://127.0.0.1:1", "WEBEX__TOKEN": "t"}
+    arguments = ("policy.yaml", "--registrant", id_, "--meeting", "meeting.json")
+    done = invoke("policy", "explain", *arguments, folder=folder, settings=settings)
+    refusal(done, done.returncode)
+    assert done.returncode in (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")

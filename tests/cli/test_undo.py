@@ -132,6 +132,61 @@ def test_only_one_meeting(scene: Scene) -> None:
     assert len(scene.items("--yes", "--meeting", scene.series)) == 2
 
 
+def test_another_meeting_is_left_alone(scene: Scene) -> None:
+    """Also where the same rule approved somebody there."""
+    put(scene.folder / "data", fact("approved", "q", series="c" * 32, by="policy", rule=RULE))
+    shown = scene.items("--dry-run", "--meeting", scene.series)
+    assert {each["meetingId"] for each in shown} == {scene.series}
+    assert len(scene.items("--dry-run")) == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--meeting", ""],
+        ["--meeting", " "],
+        ["--meeting", "Tea"],
+        ["--meeting", "c" * 31],
+        ["--rule", ""],
+        ["--since", ""],
+        ["--since", "soon"],
+        ["--since", "9999-12-31T23:59:59-12:00"],
+        ["--since", "0001-01-01T00:00:00+12:00"],
+        ["--to", "delete"],
+        ["--notify", "perhaps"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2_and_undoes_nothing(scene: Scene, wrong: list[str]) -> None:
+    """An empty text is a variable that was not set, and does not mean everybody."""
+    refusal(scene.undo("--yes", *wrong), 2)
+    assert scene.statuses() == ["approved"] * 4
+
+
+def test_what_shadow_mode_only_proposed_is_not_undone(scene: Scene) -> None:
+    """A host approved them by hand, and no fact tells of that yet: it was never the rule's."""
+    proposed = fact("proposed", scene.people[2], series=scene.series, by="policy", rule="shadow-rule")
+    proposed.data["decision"]["outcome"] = "approve"
+    put(scene.folder / "data", proposed)
+
+    assert scene.items("--yes", rule="shadow-rule") == []
+    assert scene.statuses() == ["approved"] * 4
+
+
+@pytest.mark.parametrize("by", ["host", "command"])
+def test_what_somebody_else_approved_is_not_the_rules(scene: Scene, by: str) -> None:
+    """Also a command whose id is the name of the rule."""
+    put(scene.folder / "data", fact("approved", scene.people[0], series=scene.series, by=by, rule=RULE))
+    assert [each["id"] for each in scene.items("--dry-run")] == [scene.people[1]]
+
+
+def test_whom_the_default_approved(scene: Scene) -> None:
+    """By the word that stands for it in a backtest."""
+    put(scene.folder / "data", fact("approved", "x", series=scene.series, by="policy"))
+    (shown,) = scene.items("--dry-run", rule="(default)")
+    assert shown["id"] == "x"
+
+
 @pytest.mark.parametrize("what", ["cancelled", "rejected"])
 @pytest.mark.parametrize("by", ["host", "command"])
 def test_who_was_decided_by_a_person_since_is_left_alone(scene: Scene, what: str, by: str) -> None:

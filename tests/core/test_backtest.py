@@ -70,6 +70,19 @@ def test_a_proposal_of_shadow_mode_is_a_decision() -> None:
     assert verdicts(HOLD_ALL, proposed) == [("p", "reject", "hold")]
 
 
+def test_a_proposal_is_still_open() -> None:
+    """Nobody did it: another policy would really change it, and no undo takes it for something that was done."""
+    proposed = fact("proposed", "p", by="policy", rule="r")
+    proposed.data["decision"]["outcome"] = "approve"
+    really = fact("approved", "p", by="policy", rule="r")
+    (case,), (done,) = cases_of(proposed), cases_of(proposed, really)
+    (difference,) = differences(judged([case], parse(HOLD_ALL), {}))
+
+    assert (case.outcome, case.proposed, difference.count, difference.open) == ("approve", True, 1, 1)
+    assert (done.outcome, done.proposed) == ("approve", False)
+    assert cases_of(proposed, fact("registered", "p"))[0].proposed
+
+
 @pytest.mark.parametrize("by", ["host", "command"])
 @pytest.mark.parametrize(("what", "before"), [("approved", "approve"), ("rejected", "reject"), ("cancelled", "none")])
 def test_people_stay_as_they_are(by: str, what: str, before: str) -> None:
@@ -81,7 +94,19 @@ def test_people_stay_as_they_are(by: str, what: str, before: str) -> None:
 def test_a_deleted_registrant_is_not_asked_about() -> None:
     """... unless they came back."""
     assert cases_of(*decided("held", "p"), fact("deleted", "p")) == []
+    assert cases_of(*decided("held", "p"), fact("deleted", "p"), fact("deleted", "p")) == []
     assert len(cases_of(*decided("held", "p"), fact("deleted", "p"), fact("registered", "p"))) == 1
+
+
+def test_whoever_comes_back_is_new() -> None:
+    """What was decided about them before went with them, and their turn is that of the new registration."""
+    later = NOW + timedelta(hours=1)
+    back = fact("registered", "p", at=later)
+    (case,) = cases_of(*decided("approved", "p"), fact("deleted", "p"), back)
+    (again,) = cases_of(*decided("approved", "p"), back)
+
+    assert (case.outcome, case.by, case.rule, case.at) == ("none", "", "", later)
+    assert (again.outcome, again.by, again.at) == ("approve", "policy", NOW)  # delivered twice, and nobody went
 
 
 def test_the_latest_fields_count_and_an_update_is_no_decision() -> None:
@@ -156,9 +181,9 @@ def test_differences_stand_by_rule() -> None:
 def test_what_is_no_fact_is_counted() -> None:
     """And is not in the way."""
     cases = Cases()
-    for value in (None, b"{", b"[" * 100_000, event.encode(fact("held", "p"))):
+    for value in (None, b"{", b"[" * 100_000, b'{"id": "\xff"}', event.encode(fact("held", "p"))):
         cases.add(value)
-    assert (cases.unreadable, len(cases.in_order())) == (3, 1)
+    assert (cases.unreadable, len(cases.in_order())) == (4, 1)
 
 
 def test_a_case_shows_nobody() -> None:
@@ -178,7 +203,8 @@ def test_meetings_are_known_from_their_events() -> None:
         fact("joined", "x", family="participant"),
     ):
         meetings.add(event.encode(each))
-    meetings.add(b"{")
+    for value in (b"{", b'{"id": "\xff"}'):
+        meetings.add(value)
     meeting = meetings.known()[SERIES]
 
     assert (meeting.title, meeting.fields["start"], meeting.host_email) == ("Tea time", "2026-03-02", "h@example.org")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 import pytest
 
+from service.bus.record_size import MAX_RECORD_BYTES, record_size
 from service.core import dead_letters, event
 from service.core.dead_letters import DISCARDED, LONGEST, REDRIVEN, Letter, Letters
 from service.core.message import Message, Received
@@ -59,20 +62,25 @@ def test_a_letter_says_what_it_is_about() -> None:
 
 
 def test_the_same_record_is_one_letter() -> None:
-    """Delivered once more and buried once more: the same id."""
+    """Delivered once more and buried once more: the same id. Of a topic that was made anew it is another record."""
     assert len(list(read(letter_about(), letter_about()))) == 1
-    other = msgspec.structs.replace(RECORD, offset=8)
-    assert len(list(read(letter_about(), letter_about(other)))) == 2
+    later = dead_letters.bury(RECORD, reason="again", now=NOW + timedelta(hours=1), receiver="p", brief=True)
+    assert list(read(letter_about(), later)) == list(read(letter_about()))  # the first one waits since then
+    for other in ({"offset": 8}, {"partition": 1}, {"topic": "commands"}, {"timestamp": 6}):
+        assert len(list(read(letter_about(), letter_about(msgspec.structs.replace(RECORD, **other))))) == 2
 
 
 @pytest.mark.parametrize(("type_", "state"), [(REDRIVEN, "redriven"), (DISCARDED, "discarded")])
 def test_a_closed_letter_waits_no_more(type_: str, state: str) -> None:
-    """Until its record fails at the same place again."""
+    """Whatever comes behind: a processor that was killed buries the same record once more, also after retention took the
+    first letter away.
+    """
     (letter,) = read(letter_about())
     closing = dead_letters.closed(letter, type_, now=NOW, receiver="cli")
 
     assert [each.state for each in read(letter_about(), closing)] == [state]
-    assert [each.state for each in read(letter_about(), closing, letter_about())] == ["waiting"]
+    assert [each.state for each in read(letter_about(), closing, letter_about())] == [state]
+    assert [each.state for each in read(closing, letter_about())] == [state]
     assert list(read(closing)) == []  # retention took the letter away
     assert event.to_message(closing).key == letter.id  # so it stands behind its letter
 
@@ -87,7 +95,7 @@ def test_a_record_comes_back_as_it_was(value: bytes) -> None:
     content = dead_letters.content_of(event.encode(letter), known.id)
 
     assert content == value
-    assert dead_letters.redrive(known, content) == Message(
+    assert dead_letters.redrive(known, "default", content) == Message(
         topic="work", key="default", value=value, partition_by="default"
     )
 
@@ -98,6 +106,7 @@ def test_what_a_letter_does_not_repeat() -> None:
     assert dead_letters.content_of(event.encode(letter), letter.partitionkey) is None
     assert dead_letters.content_of(event.encode(letter_about()), "another") is None
     assert dead_letters.content_of(b"{", "another") is None
+    assert dead_letters.content_of(b'{"id": "\xff"}', "another") is None
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,7 @@ def test_what_a_letter_does_not_repeat() -> None:
     [
         pytest.param(None, id="tombstone"),
         pytest.param(b"{", id="not JSON"),
+        pytest.param(b'{"id": "\xff"}', id="not UTF-8"),
         pytest.param(b"[" * 100_000, id="nested"),
         pytest.param(b'{"topic": "work", "offset": 5}', id="of another version"),
         pytest.param(event.encode(fact("held", "x")), id="another event"),
@@ -117,3 +127,38 @@ def test_what_is_no_letter_is_counted(value: bytes | None) -> None:
     """It is neither lost in silence nor in the way of the others."""
     letters = read(value, letter_about())
     assert (letters.unreadable, len(list(letters))) == (1, 1)
+
+
+LONG = 1024 * 1024
+
+
+@pytest.mark.parametrize("character", ["k", "\x01", '"', "é", "\N{GRINNING FACE}"], ids=ascii)
+@pytest.mark.parametrize("size", [1, LONGEST, LONGEST + 1, LONG])
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_letter_always_fits_a_record(character: str, size: int, brief: bool) -> None:
+    """Whatever key, value and sentences are made of, and however long they are."""
+    record = msgspec.structs.replace(RECORD, key=character * LONG, value=b"\xff" * size)
+    letter = dead_letters.bury(
+        record,
+        reason="WebexRejected",
+        detail=character * LONG,
+        tracking_id=character * LONG,
+        now=NOW,
+        receiver="processor-1",
+        brief=brief,
+    )
+    message = event.to_message(letter)
+    (known,) = read(message.value)
+
+    assert record_size(message) <= (4096 if brief else MAX_RECORD_BYTES)
+    assert (known.key_cut, known.bytes, record.key.startswith(known.key)) == (True, size, True)
+    assert (letter.data["valueBase64"] is None) == (brief or size > LONGEST)
+
+
+def test_a_key_that_fits_is_whole() -> None:
+    """Also in a brief letter, which has the same id and is without the value."""
+    for brief in (False, True):
+        letter = dead_letters.bury(RECORD, reason="x", now=NOW, receiver="p", brief=brief)
+        (known,) = read(letter)
+        assert (known.key, known.key_cut, known.id) == ("default", False, letter_about().partitionkey)
+        assert (dead_letters.content_of(event.encode(letter), known.id) is None) == brief
