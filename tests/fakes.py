@@ -222,15 +222,17 @@ class CountingObserver:
 
 
 class PickyPublisher:
-    """A Publisher in front of another one: refuses what ``refuse`` says, as a bus that cannot store."""
+    """A Publisher in front of another one: refuses what ``refuse`` says, as a bus that cannot store, or with ``error``."""
 
-    def __init__(self, publisher: Any, refuse: Callable[[Message], bool]) -> None:
-        self._publisher, self.refuse = publisher, refuse
+    def __init__(
+        self, publisher: Any, refuse: Callable[[Message], bool], *, error: type[Exception] = CannotStore
+    ) -> None:
+        self._publisher, self.refuse, self._error = publisher, refuse, error
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Publish all, or refuse all."""
         if any(map(self.refuse, messages)):
-            raise CannotStore
+            raise self._error
         await self._publisher.publish(messages)
 
 

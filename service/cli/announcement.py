@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from service.core.message import UNREADABLE
+
 FILE_NAME = "private-listener.json"
 
 
@@ -53,5 +55,5 @@ def read_announcement(folder: Path) -> Announcement | None:
     """What the process that has the journal said; None where it said nothing."""
     try:
         return msgspec.json.decode((folder / FILE_NAME).read_bytes(), type=Announcement)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+    except (OSError, *UNREADABLE):
         return None

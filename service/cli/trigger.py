@@ -11,6 +11,7 @@ import msgspec
 
 from service.core.event import rfc3339
 from service.core.identifiers import series_of
+from service.core.message import UNREADABLE
 from service.core.resources import FAMILIES
 from service.core.signature import sign
 
@@ -125,7 +126,7 @@ def fields_of(text: str) -> dict[str, Any]:
     """The JSON object in ``text``. Raises ValueError."""
     try:
         return msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise ValueError('--data is no JSON object; for example --data \'{"title": "Town hall"}\'') from None
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
 import structlog
 
 from service.controllers.ports import LedgerReader, Publisher
@@ -16,6 +15,7 @@ from service.core import ledger
 from service.core.errors import NotOwner
 from service.core.event import CloudEvent
 from service.core.ledger import CommandRecord, Entry, Fact, PartitionMemory, SeriesMemory
+from service.core.message import UNREADABLE
 
 #: Tombstones are written so many at a time: other writes of the partition come in between.
 CHUNK = 500
@@ -77,7 +77,7 @@ class Ledger:
     def _apply(self, memory: PartitionMemory, key: str, value: bytes | None) -> None:
         try:
             entry = ledger.from_record(key, value)
-        except (msgspec.ValidationError, msgspec.DecodeError):
+        except UNREADABLE:
             # A record that only a newer version can read must not keep the rest from us.
             self._log.error("ledger.record_unreadable", kind=key.partition("/")[0])
             return

@@ -46,6 +46,7 @@ class Letters:
                 break
             except RecordRefused:  # the topic takes less than most do
                 letter = written(brief=True)
+                await asyncio.sleep(AGAIN)
             except CannotStore:
                 await asyncio.sleep(AGAIN)
         self._observer.letter_written(reason)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-import msgspec
 import structlog
 
 from service.controllers.backlog import Backlog
@@ -25,7 +24,7 @@ from service.controllers.worker import Worker
 from service.core import trial, work
 from service.core.errors import EventProcessorError, NotOwner
 from service.core.ledger import Dirty
-from service.core.message import Received
+from service.core.message import UNREADABLE, Received
 from service.core.organizations import UNKNOWN_ORGANIZATION
 from service.core.schedule import retired
 from service.core.work import Command, Hint, Item, Order
@@ -157,7 +156,7 @@ class Processor:
     async def _admit(self, record: Received) -> None:
         try:
             await self._take(record, work.decode(record.value or b""))
-        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        except UNREADABLE:
             await self._letters.bury(record, "unreadable")
             self._consumer.finish(record)
         except NotOwner:

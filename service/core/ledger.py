@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from service.core.message import Message
+from service.core.message import UNREADABLE, Message
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -209,7 +209,7 @@ def to_message(entry: Entry, *, organization: str, partition: int | None = None)
 def from_record(key: str, value: bytes | None) -> Entry | None:
     """The entry of a record, or None for a kind, or a shape of a key, that this version does not know.
 
-    Raises msgspec.ValidationError or msgspec.DecodeError where a known kind cannot be read. A fact is never lost that way:
+    Raises one of :data:`service.core.message.UNREADABLE` where a known kind cannot be read. A fact is never lost that way:
     that its key is there says enough.
     """
     kind, _, rest = key.partition("/")
@@ -220,7 +220,7 @@ def from_record(key: str, value: bytes | None) -> Entry | None:
         return None
     try:
         decoded = None if value is None else _DECODERS[kind].decode(value)
-    except (msgspec.ValidationError, msgspec.DecodeError):
+    except UNREADABLE:
         if _KINDS[kind] is not Fact:
             raise
         decoded = Fact(at=_LONG_AGO)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+#: What decoding a record that somebody else wrote may raise: no JSON or another shape, no UTF-8, nested too deeply.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One record to write. Topics are named without the operator's prefix.

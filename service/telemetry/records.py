@@ -23,7 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from service.core.errors import EventProcessorError
-from service.core.message import Message, Received
+from service.core.message import UNREADABLE, Message, Received
 
 #: The last line of an answer: without it, the records before are not all.
 ALL = b'{"all":true}'
@@ -114,7 +114,7 @@ def _publishing(publisher: Publisher) -> _Endpoint:
     async def answer(request: Request) -> Response:
         try:
             messages = msgspec.json.decode(await _body(request), type=list[Message])
-        except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        except UNREADABLE:
             raise HTTPException(HTTPStatus.BAD_REQUEST) from None
         try:
             await publisher.publish(messages)

@@ -6,13 +6,14 @@ import asyncio
 import base64
 
 import pytest
+from msgspec import structs
 
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalPublisher
 from service.controllers import letters as module
 from service.controllers.letters import Letters
 from service.core import event
-from service.core.errors import WebexRejected
+from service.core.errors import RecordRefused, WebexRejected
 from service.core.message import Message, Received
 from tests.controllers.conftest import START
 from tests.fakes import CountingObserver, PickyPublisher
@@ -59,3 +60,19 @@ async def test_a_letter_that_cannot_be_written_is_waited_for(journal: Journal, m
         await letters.bury(RECORD, "unreadable")
     assert len(refused) == 4
     assert len(await journal.read("dead-letters", 0, 10)) == 1
+
+
+async def test_a_letter_that_is_too_large_is_written_without_the_record(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the topic takes less than most do, the record's place has to do: nothing ends for that, and nothing is silent."""
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    small = PickyPublisher(JournalPublisher(journal), lambda one: len(one.value or b"") > 2000, error=RecordRefused)
+    letters = Letters(publisher=small, observer=CountingObserver(), receiver="one", now=lambda: START)
+    large = structs.replace(RECORD, key="\x01" * 100_000, value=b"x" * 100_000)
+    async with asyncio.timeout(5):
+        await letters.bury(large, "unreadable")
+
+    (stored,) = await journal.read("dead-letters", 0, 10)
+    letter = event.decode(stored.message.value or b"").data
+    assert (letter["offset"], letter["bytes"], letter["valueBase64"]) == (7, 100_000, None)

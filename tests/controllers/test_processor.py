@@ -229,9 +229,10 @@ async def test_a_command_belongs_to_its_own_organisation(desk: Desk) -> None:
     assert carried_out == ["second"]
 
 
-async def test_a_record_that_is_nested_too_deeply_stops_nobody(desk: Desk) -> None:
-    """It goes to the dead letters like any other that cannot be read."""
-    deep = b'{"kind":"hint","organization":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+@pytest.mark.parametrize("inside", [b"[" * 100_000 + b"]" * 100_000, b'"\xff"'], ids=["deep", "not UTF-8"])
+async def test_a_record_that_nobody_can_read_stops_nobody(desk: Desk, inside: bytes) -> None:
+    """It goes to the dead letters like any other."""
+    deep = b'{"kind":"hint","organization":' + inside + b"}"
     await desk.publisher.publish([Message(topic="work", key="default", value=deep, partition_by="default"), hint()])
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)
