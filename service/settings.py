@@ -240,7 +240,8 @@ class Webex(Credential, frozen=True):
     def known(self) -> Organizations:
         """The organisations and the keys under which their work stands."""
         others = [
-            Organization(organization_id(each.id), organization_id(each.id)) for each in self.organizations.values()
+            Organization(organization_id(each.id), organization_id(each.id), name)
+            for name, each in self.organizations.items()
         ]
         first = Organization(ONLY_ORGANIZATION, organization_id(self.organization_id))
         return Organizations((first, *others) if self.has_first else tuple(others))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,14 +26,20 @@ from service.controllers.sponsors import Sponsors
 from service.core import commands
 from service.core.commands import Allowed, Answer, Ending
 from service.core.errors import Reaction, RecordRefused, WebexError, WebexNotFound, WebexUnauthorized, WritesStopped
+from service.core.event import CloudEvent
 from service.core.guests import Refused
 from service.core.ledger import Entry
 from service.core.retry import backoff
 from service.core.work import Command
 
-#: Seconds: until the next try while nothing may be written; at least between two looks for what may have been done, and
-#: between two tries.
-STOPPED, LOOK, SOON = 5.0, 5.0, 0.5
+#: Seconds: until the next try while the organisation may not be called, or not be written to; at least between two looks for
+#: what may have been done, and between two tries.
+UNUSABLE, STOPPED, LOOK, SOON = 60.0, 5.0, 5.0, 0.5
+
+_STOPS = {
+    "paused": "an operator stopped every write for longer than commands wait",
+    "observeOnly": "the ledger was lost, and nothing was written for longer than commands wait",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,18 @@ class _Turn:
 
 
 @dataclass
+class _Memo:
+    """What only this process knows of a command, until it has its outcome: ``since`` when Webex is called for it, whether it
+    was ``sent`` itself, and the ending that could not be published yet.
+    """
+
+    digest: str
+    since: datetime | None = None
+    sent: bool = False
+    unsaid: Ending | None = None
+
+
+@dataclass
 class _Try:
     """One try of a command. ``begun`` is when an earlier one was begun whose effect is not known, None for none."""
 
@@ -64,6 +82,12 @@ class _Try:
     command: Command
     attempts: int
     begun: datetime | None
+    memo: _Memo
+
+    @property
+    def since(self) -> datetime | None:
+        """When it was tried first, as far as that is known."""
+        return min(filter(None, (self.begun, self.memo.since)), default=None)
 
     @property
     def once(self) -> bool:
@@ -90,15 +114,17 @@ class CommandsController:
         now: Clock,
         restricted: bool,
         doubt: Callable[[Place], None] = lambda _: None,
+        usable: Callable[[Place], bool] = lambda _: True,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """``doubt`` is told of every 401 and 403: the credential may be no good any more."""
+        """``doubt`` is told of every 401 and 403: the credential may be no good any more. ``usable`` says whether Webex may be
+        called for an organisation now.
+        """
         self._tenants, self._ledger, self._permission, self._sponsors = tenants, ledger, permission, sponsors
         self._allowed, self._observer, self._receiver, self._now = allowed, observer, receiver, now
-        self._restricted, self._doubt, self._chance = restricted, doubt, chance
+        self._restricted, self._doubt, self._usable, self._chance = restricted, doubt, usable, chance
         self._turns: dict[str, _Turn] = {}
-        self._tried: set[tuple[Place, str]] = set()
-        self._unsaid: dict[tuple[Place, str], Ending] = {}
+        self._memos: dict[Place, dict[str, _Memo]] = {}
         self._log = structlog.get_logger()
 
     async def execute(self, place: Place, command: Command, attempts: int) -> Done | Again:
@@ -111,12 +137,16 @@ class CommandsController:
 
     async def _execute(self, place: Place, command: Command, attempts: int) -> Done | Again:
         known = self._ledger.command(place, command.id)
-        if known is not None and known.digest != command.digest:
+        memo = self._memos.get(place, {}).get(command.id)
+        first = known or memo
+        if first is not None and first.digest != command.digest:
             return await self._repeat_refused(place, command)
         if known is not None and known.finished is not None:
             return Done()
-        attempt = _Try(place, command, attempts, known.at if known else None)
-        ending = self._unsaid.get((place, command.id)) or await self._ending(attempt)
+        if memo is None:
+            memo = self._memos.setdefault(place, {})[command.id] = _Memo(command.digest)
+        attempt = _Try(place, command, attempts, known.at if known else None, memo)
+        ending = memo.unsaid or await self._ending(attempt)
         return ending if isinstance(ending, Again) else await self._finish(attempt, ending)
 
     @asynccontextmanager
@@ -138,22 +168,52 @@ class CommandsController:
         command = attempt.command
         if command.refusal:
             return commands.refused(command.refusal, command.message)
+        if attempt.begun is None and (barred := self._barred(command)) is not None:
+            return barred
+        if attempt.place.organization not in self._tenants or not self._usable(attempt.place):
+            return self._unusable(attempt)
         if attempt.begun is None and commands.late(command.expires, self._now()):
             return self._expired(attempt)
         try:
             return await self._carry_out(attempt)
-        except WritesStopped:
-            return Again(STOPPED)
+        except WritesStopped as stop:
+            return self._stopped(attempt, stop)
         except WebexError as error:
             return self._after(attempt, error) if attempt.begun is None else self._later(attempt, error)
         except ValueError as error:  # what no schema can say; the sentences quote no value
             return commands.refused("malformed", str(error))
 
+    def _barred(self, command: Command) -> Ending | None:
+        """The refusal of what no command may ask for: the settings may be others since it was taken in, or somebody else wrote
+        it on ``work``.
+        """
+        reason, message = commands.not_to_be_asked(command.operation, commands.OPERATIONS, self._allowed)
+        return commands.refused(reason, message) if reason else None
+
+    def _unusable(self, attempt: _Try) -> Ending | Again:
+        left = commands.patience_left(attempt.command, self._now())
+        if left > 0:
+            return Again(min(UNUSABLE, max(left, SOON)))
+        if attempt.begun is not None:
+            return commands.unknown(None)
+        return self._not_sent(attempt, "organizationNotUsable", "no token of the organisation is accepted by Webex")
+
+    def _stopped(self, attempt: _Try, stop: WritesStopped) -> Ending | Again:
+        left = commands.patience_left(attempt.command, self._now())
+        if attempt.begun is not None:
+            return Again(STOPPED)  # it ends where it would be repeated
+        if left > 0:
+            return Again(min(STOPPED, max(left, SOON)))
+        return self._not_sent(attempt, stop.reason, _STOPS.get(stop.reason, str(stop)))
+
     def _expired(self, attempt: _Try) -> Ending:
+        return self._not_sent(attempt, "expired", "its expirytime passed before it could be carried out")
+
+    def _not_sent(self, attempt: _Try, reason: str, message: str) -> Ending:
         """One that Webex was asked for in vain has failed; otherwise it was never sent."""
-        if (attempt.place, attempt.command.id) in self._tried:
+        if attempt.memo.sent:
             return Ending(kind=commands.FAILED, problem=_given_up())
-        return commands.refused("expired", "its expirytime passed before it could be carried out")
+        return commands.refused(reason, message)
 
     async def _carry_out(self, attempt: _Try) -> Ending | Again:
         if attempt.begun is not None:
@@ -184,18 +244,34 @@ class CommandsController:
         if attempt.reads:
             return commands.succeeded(await self._asked(attempt, command))
         await self._permission.ask(place)
+        seen = await self._is_there(attempt)
+        if commands.late(command.expires, self._now()):
+            return self._expired(attempt)
         undo = commands.undone(command, self._ledger.series(place, command.series))
-        await self._ledger.record(place, commands.begun(command, now=self._now()))
+        await self._ledger.record(place, commands.begun(command, now=self._now(), seen=seen))
         try:
             self._permission.check(place)
             return await self._do(attempt, command)
         except WritesStopped:
-            await self._ledger.record(place, [commands.forgotten(command), *undo])
+            await self._ledger.record(place, [*commands.forgotten(command), *undo])
             raise
         except WebexError as error:
             if error.maybe_done and command.operation != commands.SPONSOR:  # that one finds out by itself
                 return await self._lost(attempt, error)
             return await self._not_done(attempt, error, undo)
+
+    async def _is_there(self, attempt: _Try) -> bool:
+        """Whether what the command takes away can be seen, so that its absence later says something."""
+        command = attempt.command
+        if command.operation not in commands.VANISHING:
+            return False
+        if commands.remembered_there(command, self._ledger.series(attempt.place, command.series)):
+            return True
+        try:
+            seen = [await self._look(attempt, look) for look in commands.looks(command)]
+        except WebexError:
+            return False  # Webex may take the command all the same
+        return commands.was_there(command, seen)
 
     async def _do(self, attempt: _Try, command: Command) -> Ending | Again:
         if command.operation == commands.SPONSOR:
@@ -208,14 +284,12 @@ class CommandsController:
     async def _not_done(self, attempt: _Try, error: WebexError, undo: Sequence[Entry]) -> Ending | Again:
         ending = self._after(attempt, error)
         if isinstance(ending, Again):
-            await self._ledger.record(attempt.place, [commands.forgotten(attempt.command), *undo])
+            await self._ledger.record(attempt.place, [*commands.forgotten(attempt.command), *undo])
             return ending
         return msgspec.structs.replace(ending, entries=tuple(undo))
 
     def _after(self, attempt: _Try, error: WebexError) -> Ending | Again:
         """The answer that an error is, or another try."""
-        if isinstance(error, WebexUnauthorized):
-            self._doubt(attempt.place)
         if error.status is None and error.reaction is Reaction.PERMANENT:  # our client would not send it
             return commands.refused("malformed", str(error))
         if not commands.passing(error) or self._exhausted(attempt):
@@ -226,15 +300,28 @@ class CommandsController:
         return Again(max(backoff(attempt.attempts, base=1.0, cap=60.0, chance=self._chance()), least))
 
     def _exhausted(self, attempt: _Try) -> bool:
-        accepted, now = commands.moment(attempt.command.at), self._now()
-        return accepted is None or now - accepted >= commands.PATIENCE or commands.late(attempt.command.expires, now)
+        """Whether it is not tried again: for too long already, or its ``expirytime`` is past."""
+        now = self._now()
+        tired = attempt.since is not None and now - attempt.since >= commands.PATIENCE
+        return tired or commands.late(attempt.command.expires, now)
 
     async def _asked(self, attempt: _Try, command: Command) -> Answer:
-        self._tried.add((attempt.place, command.id))
+        attempt.memo.sent = True
         return await self._call(attempt, command.operation, command.parameters, commands.body_for(command))
 
     async def _call(self, attempt: _Try, operation: str, parameters: Mapping[str, Any], body: Any = None) -> Answer:
-        return await self._tenants[attempt.place.organization].commanding.call(operation, parameters, body)
+        with self._trying(attempt):
+            return await self._tenants[attempt.place.organization].commanding.call(operation, parameters, body)
+
+    @contextmanager
+    def _trying(self, attempt: _Try) -> Iterator[None]:
+        """Remember when Webex was called first, and tell of a credential that it does not accept."""
+        attempt.memo.since = attempt.memo.since or self._now()
+        try:
+            yield
+        except WebexUnauthorized:
+            self._doubt(attempt.place)
+            raise
 
     # --- looking for what it did ----------------------------------------------------------------------------------
 
@@ -255,7 +342,7 @@ class CommandsController:
         if command.operation == commands.SPONSOR:
             return await self._resume_sponsoring(attempt, lost)
         seen = [await self._look(attempt, look) for look in commands.looks(command)]
-        answer = commands.effect(command, seen)
+        answer = self._effect(attempt, seen)
         if answer is not None:
             return self._succeeded(attempt, answer)
         if attempt.once:
@@ -263,6 +350,15 @@ class CommandsController:
         if lost is not None:
             return self._later(attempt, lost)
         return await self._repeat(attempt, commands.remaining(command, seen))
+
+    def _effect(self, attempt: _Try, seen: Sequence[Any]) -> Answer | None:
+        """What it did, by what is shown. That something is not there proves nothing where it was never seen."""
+        if attempt.command.operation in commands.VANISHING and not self._saw(attempt):
+            return None
+        return commands.effect(attempt.command, seen)
+
+    def _saw(self, attempt: _Try) -> bool:
+        return commands.seen_subject(attempt.command) in self._ledger.partition(attempt.place).commands
 
     async def _look(self, attempt: _Try, look: commands.Look) -> Any:
         try:
@@ -283,14 +379,16 @@ class CommandsController:
         return commands.unknown(error)
 
     async def _repeat(self, attempt: _Try, command: Command) -> Ending | Again:
-        """Once more, for those for whom a look shows that it was not done."""
+        """Once more, for those for whom a look shows that it was not done; never too late, or against the settings."""
+        if self._exhausted(attempt) or self._barred(command):
+            return commands.unknown(None)
         await self._permission.ask(attempt.place)
         self._permission.check(attempt.place)
         try:
             return await self._do(attempt, command)
         except WebexNotFound as error:
             seen = [await self._look(attempt, look) for look in commands.looks(command)]
-            answer = commands.effect(command, seen)
+            answer = self._effect(attempt, seen)
             return commands.failed(error) if answer is None else self._succeeded(attempt, answer)
         except WebexError as error:
             passing = error.maybe_done or (commands.passing(error) and not self._exhausted(attempt))
@@ -301,10 +399,11 @@ class CommandsController:
     async def _sponsor(self, attempt: _Try) -> Ending | Again:
         """The command's id is the key: asked again, it finds the meeting that it made and gives new links."""
         place, command = attempt.place, attempt.command
-        self._tried.add((place, command.id))
-        result = await self._sponsors.sponsor(
-            place, command.body, key=command.id, check=lambda: self._permission.check(place)
-        )
+        attempt.memo.sent = True
+        with self._trying(attempt):
+            result = await self._sponsors.sponsor(
+                place, command.body, key=command.id, check=lambda: self._permission.check(place)
+            )
         match result:
             case Sponsored():
                 return commands.succeeded(Answer(status=200, value=msgspec.to_builtins(result)))
@@ -316,6 +415,8 @@ class CommandsController:
 
     def _unfinished(self, attempt: _Try, result: Unfinished) -> Ending | Again:
         passing = {Reaction.RETRY.value, Reaction.RETRY_AFTER.value, Reaction.LOOK_AGAIN.value}
+        if any(trouble.reaction == Reaction.CREDENTIALS.value for trouble in result.troubles):
+            self._doubt(attempt.place)
         if not self._exhausted(attempt) and all(trouble.reaction in passing for trouble in result.troubles):
             return self._again(attempt, least=LOOK)
         trouble = result.troubles[0] if result.troubles else None
@@ -331,8 +432,12 @@ class CommandsController:
     async def _resume_sponsoring(self, attempt: _Try, lost: WebexError | None) -> Ending | Again:
         place, command = attempt.place, attempt.command
         check = lambda: self._permission.check(place)  # noqa: E731 - the same right, asked for at every call
-        if not await self._sponsors.found(place, command.body, key=command.id, check=check):
+        with self._trying(attempt):
+            found = await self._sponsors.found(place, command.body, key=command.id, check=check)
+        if not found:
             return self._not_found(attempt, lost)
+        if self._exhausted(attempt) or self._barred(command):
+            return commands.unknown(lost)
         await self._permission.ask(place)
         return await self._sponsor(attempt)
 
@@ -340,28 +445,24 @@ class CommandsController:
 
     async def _finish(self, attempt: _Try, ending: Ending) -> Done:
         place, command = attempt.place, attempt.command
-        self._unsaid[place, command.id] = ending  # what cannot be published now is not done again for that
-        ended = commands.ended(command, begun_at=attempt.begun, now=self._now())
-        await self._publish(place, command, ending, [*ending.entries, ended])
+        attempt.memo.unsaid = ending  # what cannot be published now is not done again for that
+        ended = commands.ended(command, begun_at=attempt.begun, now=self._now(), seen=self._saw(attempt))
+        await self._publish(place, command, ending, [*ending.entries, *ended])
         self._forget(place, command)
         return Done()
 
     async def _repeat_refused(self, place: Place, command: Command) -> Done:
-        """What is remembered of the id belongs to the other command."""
+        """What is remembered of the id belongs to the other command. Said once, however often it comes."""
+        if commands.reused_subject(command) in self._ledger.partition(place).commands:
+            return Done()
         ending = commands.refused("idReused", "another command had this id within the last seven days")
-        await self._publish(place, command, ending, [])
+        await self._publish(place, command, ending, [commands.reused(command, now=self._now())])
         return Done()
 
     async def _publish(self, place: Place, command: Command, ending: Ending, entries: Sequence[Entry]) -> None:
-        now = self._now()
         if self._restricted and ending.response is not None:
             await self._publish_whole(place, command, ending)
-        try:
-            said = commands.outcome(command, ending, now=now, receiver=self._receiver)
-            await self._ledger.record(place, entries, [said])
-        except RecordRefused:
-            said = commands.outcome(command, ending, now=now, receiver=self._receiver, whole=False)
-            await self._ledger.record(place, entries, [said])
+        said = await self._publish_what_fits(place, command, ending, entries)
         self._observer.command_finished(commands.label(command), ending.kind)
         self._log.info(
             "command.finished",
@@ -373,21 +474,38 @@ class CommandsController:
             series=command.series,
         )
 
+    async def _publish_what_fits(
+        self, place: Place, command: Command, ending: Ending, entries: Sequence[Entry]
+    ) -> CloudEvent:
+        """The outcome; without the response, or without anything that may be long, where Kafka takes no more."""
+        now, smaller = self._now(), [(command, False), (commands.bare(command), False)]
+        said = commands.outcome(command, ending, now=now, receiver=self._receiver)
+        while True:
+            try:
+                await self._ledger.record(place, entries, [said])
+            except RecordRefused:
+                if not smaller:
+                    raise
+                of, whole = smaller.pop(0)
+                said = commands.outcome(of, ending, now=now, receiver=self._receiver, whole=whole)
+            else:
+                return said
+
     async def _publish_whole(self, place: Place, command: Command, ending: Ending) -> None:
         whole = commands.answered(command, ending, now=self._now(), receiver=self._receiver)
         try:
             await self._ledger.record(place, [], [whole], topic="restricted")
         except RecordRefused:
-            self._log.warning("command.answer_too_large", id=whole.id, operation=command.operation)
+            self._log.warning("command.answer_too_large", id=whole.id, operation=commands.label(command))
 
     def _forget(self, place: Place, command: Command) -> None:
         """What only this process needed to know, of this command and of assignments that are over."""
-        self._unsaid = {key: each for key, each in self._unsaid.items() if _lives(key, place, command)}
-        self._tried = {key for key in self._tried if _lives(key, place, command)}
+        self._memos.get(place, {}).pop(command.id, None)
+        self._memos = {each: memos for each, memos in self._memos.items() if memos and _lives(each, place)}
 
 
-def _lives(key: tuple[Place, str], place: Place, command: Command) -> bool:
-    return key != (place, command.id) and (key[0].partition != place.partition or key[0].assignment == place.assignment)
+def _lives(one: Place, place: Place) -> bool:
+    return one.partition != place.partition or one.assignment == place.assignment
 
 
 def _given_up() -> commands.Problem:

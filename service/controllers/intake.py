@@ -72,10 +72,12 @@ class Intake:
                 self._consumer.finish(record)
             else:
                 checked.append((record, command))
-        while checked and not await self._handed_over(checked):
-            if stop.is_set():
+        while checked:
+            checked = checked[await self._handed_over(checked) :]
+            if checked and stop.is_set():
                 return  # unfinished: they are taken in again
-            await asyncio.sleep(AGAIN)
+            if checked:
+                await asyncio.sleep(AGAIN)
 
     def _check(self, record: Received) -> Command | None:
         event = commands.read(record.value)
@@ -92,25 +94,33 @@ class Intake:
         self._log.info("command.taken_in", operation=commands.label(command), refusal=command.refusal or None)
         return command
 
-    async def _handed_over(self, checked: Sequence[_Checked]) -> bool:
-        """Whether they are durable on ``work``; all together, or one by one where one of them is too large."""
+    async def _handed_over(self, checked: Sequence[_Checked]) -> int:
+        """How many of them, from the first on, are durable on ``work``; all together, or one after another where one of them
+        is too large. None overtakes another: commands of one meeting are in order.
+        """
         try:
             await self._publisher.publish([work.to_message(command) for _, command in checked])
         except CannotStore:
-            return False
+            return 0
         except RecordRefused:
-            if len(checked) > 1:
-                return all([await self._handed_over([each]) for each in checked])
-            return await self._without_contents(*checked[0])
+            return await self._one_by_one(checked)
         for record, _ in checked:
             self._consumer.finish(record)
-        return True
+        return len(checked)
 
-    async def _without_contents(self, record: Received, command: Command) -> bool:
-        """Whether its refusal is durable; where not even that fits into a record, its letter is."""
+    async def _one_by_one(self, checked: Sequence[_Checked]) -> int:
+        if len(checked) == 1:
+            return await self._without_contents(*checked[0])
+        for done, each in enumerate(checked):
+            if not await self._handed_over([each]):
+                return done
+        return len(checked)
+
+    async def _without_contents(self, record: Received, command: Command) -> int:
+        """1 once its refusal is durable, else 0; where not even that fits into a record, its letter is."""
         bare = commands.too_large(command)
         if bare != command:
             return await self._handed_over([(record, bare)])
         await self._letters.bury(record, "commandTooLarge")
         self._consumer.finish(record)
-        return True
+        return 1

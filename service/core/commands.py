@@ -7,7 +7,7 @@ reason for its refusal where it may not be carried out, so that whoever remember
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
@@ -24,9 +24,11 @@ from service.core.errors import (
     WebexUnavailable,
 )
 from service.core.event import CloudEvent, event_id, new_event, rfc3339, source_of
+from service.core.guests import tags_of
 from service.core.identifiers import is_series, series_of
 from service.core.ledger import CommandRecord, Entry, Fact, Intent, Memory, SeriesMemory, command_entry
-from service.core.organizations import Organizations, organization_id
+from service.core.organizations import Organization, Organizations
+from service.core.registrants import DELETED
 from service.core.work import Command
 
 PREFIX = "webex.command."
@@ -37,11 +39,15 @@ _TYPE_CHARACTERS = 100
 #: Longest ``id`` of a command; one that is longer cannot be repeated in an outcome.
 ID_CHARACTERS = 1024
 
+#: Longest record key of a command, in bytes: its outcome repeats it, and has to fit into a record.
+KEY_BYTES = 1024
+
 #: Webex's resources that are never written, nor read, by a command: who receives what, and tokens of applications.
 NEVER = ("webhooks", "applications")
 SPONSOR = "guests.sponsor"
 
-#: For so long from its acceptance a command is tried, and what it may have done is looked for (REST may lag by 10 minutes).
+#: For so long from its first try a command is tried, and what it may have done is looked for (REST may lag by 10 minutes); for
+#: so long from its acceptance it waits for an organisation that may be called, and written to.
 PATIENCE = timedelta(minutes=15)
 
 SUCCEEDED, FAILED, REFUSED = "succeeded", "failed", "refused"
@@ -93,7 +99,7 @@ class Allowed(msgspec.Struct, frozen=True):
             return ""
         given = {**_object(_object(body).get("meeting")), **_object(body), **parameters}
         host, site = given.get("hostEmail"), given.get("siteUrl")
-        if operation == "meetings.join" and not meeting_of(parameters, body):
+        if operation == "meetings.join" and not _joins_by_id(parameters, body):
             return "hostNotAllowed"  # a number or a link leads to anybody's meeting
         of_guests = operation.startswith("guests.")
         needs = not of_guests and not meeting_of(parameters, body)
@@ -118,6 +124,12 @@ def meeting_of(parameters: Mapping[str, Any], body: Any) -> str:
     """The id of the meeting that a command is about, as it says it; "" where it names none."""
     found = parameters.get("meetingId") or _object(body).get("meetingId") or parameters.get("meetingSeriesId")
     return found if isinstance(found, str) else ""
+
+
+def _joins_by_id(parameters: Mapping[str, Any], body: Any) -> bool:
+    """Whether nothing but the id says which meeting is joined: Webex does not say which of two it would follow."""
+    others = [_object(body).get(name) for name in ("meetingNumber", "webLink")]
+    return bool(meeting_of(parameters, body)) and others == [None, None]
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------
@@ -147,21 +159,24 @@ def take_in(
     One that is refused carries the reason, and nothing of what it asked for.
     """
     operation, data = operation_of(event.get("type")), _object(event.get("data"))
-    organization = _organization(data.get("organization"), organizations)
+    organization = organizations.named(data.get("organization"))
     reason, message = _refusal(event, operation, catalogue, allowed, organization, now)
+    if _too_long(key):
+        reason, message = "malformed", f"the record's key: must have at most {KEY_BYTES} bytes"
     parameters, body = _object(data.get("parameters")), data.get("body")
-    fallback = organizations.known[0].key  # somebody has to answer
+    fallback = organizations.known[0]  # somebody has to answer
     traceparent = event.get("traceparent")
     return Command(
-        organization=organization or fallback,
+        organization=(organization or fallback).key,
         id=event["id"],
         digest=digest(event),
         operation=operation,
         series="" if reason else series_of(meeting_of(parameters, body)) or "",
         parameters={} if reason else dict(parameters),
         body=None if reason else body,
-        key=key,
+        key=_short(key),
         at=rfc3339(now),
+        org_id=organization.org_id if organization else "",
         expires=str(event.get("expirytime") or "") if not reason else "",
         traceparent=traceparent if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent) else None,
         refusal=reason,
@@ -173,6 +188,15 @@ def too_large(command: Command) -> Command:
     """The same, refused: with what it asks for it fits into no record."""
     bare = msgspec.structs.replace(command, parameters={}, body=None, series="", expires="")
     return msgspec.structs.replace(bare, refusal="malformed", message="the command is too large")
+
+
+def _too_long(key: str) -> bool:
+    return len(key.encode("utf-8", "surrogatepass")) > KEY_BYTES
+
+
+def _short(key: str) -> str:
+    """The key, or where it is too long a hash of it: equal keys stay equal."""
+    return event_id(key) if _too_long(key) else key
 
 
 def operation_of(type_: object) -> str:
@@ -189,39 +213,38 @@ def digest(event: Mapping[str, Any]) -> str:
     return event_id(msgspec.json.encode(said, order="sorted"))
 
 
-def _organization(given: object, organizations: Organizations) -> str:
-    """Its key; "" where nobody can say which is meant."""
-    known = organizations.known
-    if given is None:
-        return known[0].key if len(known) == 1 else ""
-    bare = organization_id(given)
-    return next((each.key for each in known if given == each.key or (bare and bare == each.id)), "")
-
-
 def _refusal(
     event: Mapping[str, Any],
     operation: str,
     catalogue: Catalogue,
     allowed: Allowed,
-    organization: str,
+    organization: Organization | None,
     now: datetime,
 ) -> tuple[str, str]:
     """``(reason, message)``, both "" where it may be carried out."""
     if _TYPE.fullmatch(str(event.get("type"))) is None:
         return "malformed", "type: must be webex.command.<resource>.<verb>.v1"
-    if operation.partition(".")[0] not in NEVER and operation not in catalogue:
-        return "unknownOperation", "there is no command of this type"
-    if not allowed.operation(operation):
-        return "notAllowed", "the settings (COMMANDS__ALLOW) do not allow this operation"
+    barred = not_to_be_asked(operation, catalogue, allowed)
+    if barred != ("", ""):
+        return barred
     if problem := catalogue.problem(operation, event) or _expiry_problem(event.get("expirytime")):
         return "malformed", problem
-    if not organization:
+    if organization is None:
         return "unknownOrganization", "data.organization must name one of the configured organisations"
     if late(event.get("expirytime"), now):
         return "expired", "its expirytime is past"
     parameters = _object(event["data"].get("parameters"))
     if reason := allowed.named(operation, parameters, event["data"].get("body")):
         return reason, OUT_OF_BOUNDS
+    return "", ""
+
+
+def not_to_be_asked(operation: str, known: Container[str], allowed: Allowed) -> tuple[str, str]:
+    """``(reason, message)`` where no command may ask for it at all, else both ""."""
+    if operation.partition(".")[0] not in NEVER and operation not in known:
+        return "unknownOperation", "there is no command of this type"
+    if not allowed.operation(operation):
+        return "notAllowed", "the settings (COMMANDS__ALLOW) do not allow this operation"
     return "", ""
 
 
@@ -245,6 +268,13 @@ def late(expires: object, now: datetime) -> bool:
     """Whether this time is past."""
     until = moment(expires)
     return until is not None and until <= now
+
+
+def patience_left(command: Command, now: datetime) -> float:
+    """Seconds for which it still waits until its organisation may be called, and written to."""
+    accepted = moment(command.at)
+    ends = [accepted + PATIENCE if accepted else now, moment(command.expires) or now + PATIENCE]
+    return max((min(ends) - now).total_seconds(), 0.0)
 
 
 # --- what is sent to Webex --------------------------------------------------------------------------------------------
@@ -300,13 +330,21 @@ REPEATABLE = frozenset(
     }
 )
 
+#: Every command that there is.
+OPERATIONS = READS | ONCE | REPEATABLE
+
 #: Of those that are done once: of this one nothing can be found, so there is nothing to wait for.
 UNTRACEABLE = "guests.create"
+
+#: Of these the effect is that nothing is shown any more, which proves nothing of what was never there.
+VANISHING = frozenset(
+    {"meetings.delete", "meetings.end", "registration.delete", "registrants.delete", "registrants.bulk-delete"}
+)
 
 
 def label(command: Command) -> str:
     """Its operation for logs and metrics: no text of a stranger's gets there."""
-    return command.operation if command.operation in READS | ONCE | REPEATABLE else "other"
+    return command.operation if command.operation in OPERATIONS else "other"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -399,7 +437,7 @@ def effect(command: Command, seen: Sequence[Any]) -> Answer | None:
     match command.operation:
         case "meetings.create":
             items = seen[0]["items"] if seen[0] else ()
-            return _found([each for each in items if mark_of(command.id) in each.get("integrationTags", ())])
+            return _found([each for each in items if mark_of(command.id) in tags_of(each)])
         case "meetings.end":
             return Answer(status=None) if not seen[0] or not seen[0]["items"] else None
         case "meetings.patch" | "meetings.update" | "registration.update":
@@ -411,6 +449,20 @@ def effect(command: Command, seen: Sequence[Any]) -> Answer | None:
             wanted = _STATUS[command.operation]
             return Answer(status=None) if all(each and each.get("status") == wanted for each in seen) else None
     return Answer(status=None) if not any(seen) else None  # deleted
+
+
+def was_there(command: Command, seen: Sequence[Any]) -> bool:
+    """Whether all that the command (one of ``VANISHING``) takes away was there, by what its looks showed."""
+    if command.operation == "meetings.end":
+        return any(each and each["items"] for each in seen)
+    return bool(seen) and all(each is not None for each in seen)
+
+
+def remembered_there(command: Command, before: SeriesMemory) -> bool:
+    """... by what was seen of registrants earlier, so that no look is needed."""
+    ids = _remembered(command)
+    known = [memory.seen for id_ in ids if (memory := before.registrants.get(id_))]
+    return bool(ids) and len(known) == len(ids) and all(seen and seen.status != DELETED for seen in known)
 
 
 def _found(items: Sequence[Any]) -> Answer | None:
@@ -469,10 +521,27 @@ _VERBS = {
 _REGISTERING = ("registrants.register", "registrants.bulk-insert")
 
 
-def begun(command: Command, *, now: datetime) -> list[Entry]:
-    """What must be acked before the call: that it is made, and for which registrants."""
+def begun(command: Command, *, now: datetime, seen: bool = False) -> list[Entry]:
+    """What must be acked before the call: that it is made, and for whom. ``seen``: what it takes away was there."""
     record = CommandRecord(digest=command.digest, at=now)
-    return [command_entry(command.id, record), *_intents(command, now=now, unsettled=False)]
+    there = [Entry(kind="command", subject=seen_subject(command), value=record)] if seen else []
+    return [command_entry(command.id, record), *there, *_intents(command, now=now, unsettled=False)]
+
+
+def seen_subject(command: Command) -> str:
+    """Under which it is remembered, beside the command, that what it takes away was there. Digests have no ``-``."""
+    return f"{command_entry(command.id, None).subject}-seen"
+
+
+def reused_subject(command: Command) -> str:
+    """Under which it is remembered that this command was refused, as its id belongs to another one."""
+    return f"{command_entry(command.id, None).subject}-{command.digest}"
+
+
+def reused(command: Command, *, now: datetime) -> Entry:
+    """It has its outcome, and the other command of the same id keeps its own."""
+    record = CommandRecord(digest=command.digest, at=now, finished=now)
+    return Entry(kind="command", subject=reused_subject(command), value=record)
 
 
 def accepted(command: Command, answer: Answer, *, now: datetime) -> list[Entry]:
@@ -498,14 +567,20 @@ def undone(command: Command, before: SeriesMemory) -> list[Entry]:
     ]
 
 
-def forgotten(command: Command) -> Entry:
+def forgotten(command: Command) -> list[Entry]:
     """The command was begun, and certainly had no effect."""
-    return command_entry(command.id, None)
+    return [command_entry(command.id, None), *_not_seen(command)]
 
 
-def ended(command: Command, *, begun_at: datetime | None, now: datetime) -> Entry:
-    """It has its outcome."""
-    return command_entry(command.id, CommandRecord(digest=command.digest, at=begun_at or now, finished=now))
+def ended(command: Command, *, begun_at: datetime | None, now: datetime, seen: bool = False) -> list[Entry]:
+    """It has its outcome; ``seen``: as given to :func:`begun`, which need not be remembered any longer."""
+    record = CommandRecord(digest=command.digest, at=begun_at or now, finished=now)
+    return [command_entry(command.id, record), *(_not_seen(command) if seen else ())]
+
+
+def _not_seen(command: Command) -> list[Entry]:
+    vanishing = command.operation in VANISHING
+    return [Entry(kind="command", subject=seen_subject(command), value=None)] if vanishing else []
 
 
 def _is_about_series(command: Command) -> bool:
@@ -610,12 +685,17 @@ def _reason(error: WebexError) -> str:
     return _REASONS.get(type(error), "rejected")
 
 
+def bare(command: Command) -> Command:
+    """The same with nothing that may be long, for an outcome that fits into a record whatever else does not."""
+    return msgspec.structs.replace(command, key=_short(command.key), series="", org_id="", traceparent=None)
+
+
 def outcome(command: Command, ending: Ending, *, now: datetime, receiver: str, whole: bool = True) -> CloudEvent:
     """The event that says so; the same command and kind give the same id. Without ``whole`` the response is left out, as it
     is too long for a record.
     """
     problem = ending.problem
-    if not whole:
+    if not whole and ending.response is not None:
         problem = Problem(reason="responseTooLarge", message="Webex's answer is too long for a record")
     data = {
         "commandId": command.id,

@@ -17,11 +17,12 @@ _NAMES = re.compile(
     r"passw|passcode|secret|token|hostkey|hostpin|accesscode|apikey|credential|link|registrationid", re.IGNORECASE
 )
 
-#: A scheme and what follows; a Webex address, or any host with a path, without one; a JSON web token.
+#: A scheme and what follows; a Webex host with anything behind it, without one (a title may read ``Node.js/React``); a JSON
+#: web token. No part is tried twice at the same text, however long that is.
 _LINK = re.compile(
     r"[a-z][a-z0-9+.-]{1,30}:/{1,2}\S+"
-    r"|(?:[a-z0-9-]+\.)+[a-z]{2,24}(?::\d+)?/\S+"
-    r"|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?",
+    r"|(?<![a-z0-9.-])(?://)?(?:[a-z0-9.-]{0,253}\.)?(?:webex\.com(?:\.cn)?|webexgov\.us)(?::\d{1,5})?[/?#]\S+"
+    r"|(?<![\w-])eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?",
     re.IGNORECASE,
 )
 

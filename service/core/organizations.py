@@ -46,6 +46,10 @@ def wire_id(value: str) -> str:
         raise ValueError("this is not the id of a Webex organisation")
     if not _UUID.fullmatch(value):
         return value  # as Webex gave it: the cluster in it may be another than "us"
+    return _written(bare)
+
+
+def _written(bare: str) -> str:
     return base64.urlsafe_b64encode(f"ciscospark://us/ORGANIZATION/{bare}".encode()).decode().rstrip("=")
 
 
@@ -61,16 +65,36 @@ def _decoded(value: str) -> str:
 
 
 class Organization(msgspec.Struct, frozen=True):
-    """One organisation that there is a credential for. ``id`` is bare, "" where the settings do not say."""
+    """One organisation that there is a credential for. ``id`` is bare, "" where the settings do not say; ``name`` is the
+    operator's own, in lower case, "" for the one that has none.
+    """
 
     key: str
     id: str = ""
+    name: str = ""
+
+    @property
+    def org_id(self) -> str:
+        """The id as events carry it: in Webex's own form; "" where it is not known."""
+        return _written(self.id) if self.id else ""
+
+    def answers_to(self, given: str) -> bool:
+        """Whether it is meant: by its id in either form, its name in the settings, or its key."""
+        bare = organization_id(given)
+        return bool(bare and bare == self.id) or given == self.key or bool(self.name and given.lower() == self.name)
 
 
 class Organizations(msgspec.Struct, frozen=True):
     """The organisations of the settings; never empty."""
 
     known: Sequence[Organization] = (Organization(ONLY_ORGANIZATION),)
+
+    def named(self, given: object) -> Organization | None:
+        """The one that ``given`` means; None where nobody can say. With one organisation nothing (None) means that one."""
+        if given is None:
+            return self.known[0] if len(self.known) == 1 else None
+        meant = [each for each in self.known if isinstance(given, str) and each.answers_to(given)]
+        return meant[0] if len(meant) == 1 else None
 
     def key_of(self, org_id: object) -> str:
         """The key for an event with this ``orgId``.

@@ -75,6 +75,9 @@ _FIELDS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 _NOT_SPONSORED = ("adhoc", "roomId", "recurrence", "hostEmail")
 _TIME: Mapping[str, Any] = {"type": "string", "format": "date-time"}
 
+#: Whoever always sends a body sends nothing in it.
+_NO_BODY: Mapping[str, Any] = {"description": "There is none", "maxProperties": 0}
+
 
 class Catalogue:
     """Every command that there is, with its schema."""
@@ -134,11 +137,10 @@ def _data(op: Operation) -> dict[str, Any]:
     parameters = _parameters(op)
     properties: dict[str, Any] = {"organization": _ORGANIZATION, "parameters": parameters}
     required = ["parameters"] if parameters.get("required") else []
-    if op.body:
-        body = _body(op)
-        properties["body"] = body
-        required += ["body"] if body.get("required") or body.get("minProperties") else []
-    return _object(properties, required)
+    body = _body(op) if op.body else _NO_BODY
+    needed = bool(body.get("required") or body.get("minProperties"))
+    properties["body"] = body if needed else {**body, "type": ["object", "null"]}
+    return _object(properties, [*required, *(["body"] if needed else [])])
 
 
 _ORGANIZATION: Mapping[str, Any] = {
@@ -223,7 +225,8 @@ class Commanding:
         """One call. Raises WebexError; ValueError for one that could never be right."""
         op = operation(*name.split(".", 1))
         placed = {place: _placed(op, place, parameters) for place in ("path", "query", "header")}
-        request = request_for(op, path=placed["path"], query=placed["query"], headers=placed["header"], body=body)
+        sent = body if op.body else None
+        request = request_for(op, path=placed["path"], query=placed["query"], headers=placed["header"], body=sent)
         reply = await self._client.call(request)
         shaped(op, reply)
         return Answer(status=reply.status, value=None if op.answers == "nothing" else reply.value)

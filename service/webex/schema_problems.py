@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-#: Of a name that nobody knows, so much is repeated.
-_NAME_CHARACTERS = 40
+#: A name that nobody knows is repeated where it looks like one; anything else may be an address, or a password.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 
 
 def validator(schema: Mapping[str, Any]) -> Draft202012Validator:
@@ -32,7 +33,9 @@ def _sentence(error: ValidationError) -> str:
             return f"{_inside(at, missing)}: is required"
         case "additionalProperties":
             known = error.schema.get("properties", {})
-            unknown = next(name for name in error.instance if name not in known)[:_NAME_CHARACTERS]
+            unknown = next(name for name in error.instance if name not in known)
+            if _NAME.fullmatch(unknown) is None:
+                return f"{at or 'it'}: has a field that is not known"
             return f"{_inside(at, unknown)}: is not known{_hint(unknown, known)}"
         case "type":
             return f"{at or 'it'}: must be {_choices(error.validator_value)}"

@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import pytest
 
+from service import settings
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader
 from service.controllers import guests
@@ -28,10 +29,10 @@ from service.core import commands, policy, work
 from service.core import event as events
 from service.core.commands import Allowed, mark_of
 from service.core.errors import CannotStore, RecordRefused
-from service.core.event import CloudEvent
-from service.core.ledger import Entry, Fact, Intent
+from service.core.event import CloudEvent, rfc3339
+from service.core.ledger import Entry, Fact, Intent, Seen
 from service.core.message import Message
-from service.core.organizations import Organization, Organizations
+from service.core.organizations import Organization, Organizations, organization_id
 from service.core.policy import Policy
 from service.core.work import Command
 from service.sandbox.app import create_app
@@ -73,6 +74,7 @@ class Bench:
     policy: Policy = field(default_factory=lambda: policy.parse("version: 1\ndefault: hold\nrules: []"))
     observer: CountingObserver = field(default_factory=CountingObserver)
     doubted: list[Place] = field(default_factory=list)
+    unusable: set[str] = field(default_factory=set)
     waits: list[float] = field(default_factory=list)
     seen: int = 0
     before: dict[str, int] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class Bench:
             now=self.clock,
             restricted=self.restricted,
             doubt=self.doubted.append,
+            usable=lambda place: place.organization not in self.unusable,
             chance=lambda: 0.5,
         )
 
@@ -151,6 +154,14 @@ class Bench:
         running_.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running_
+
+    async def begun(self, sent: Mapping[str, Any], *, seen: bool = False) -> Command:
+        """Take it in; the process died after it was begun, and before the call."""
+        await self.send(sent)
+        await self.take_in()
+        (command,) = await self.commands()
+        await self.ledger.record(self.place, commands.begun(command, now=self.clock(), seen=seen))
+        return command
 
     async def commands(self) -> list[Command]:
         """What stands on ``work`` and was not executed yet."""
@@ -480,6 +491,43 @@ async def test_the_same_id_with_another_body(bench: Bench) -> None:
     assert await bench.calls("registrants.approve") == 1
 
 
+async def test_an_id_that_is_used_again_is_refused_once_for_each_body(bench: Bench) -> None:
+    """However often it comes, to this process or the next."""
+    sent = await bench.scene("meetings.get")
+    others = [{**example(operation), "id": sent["id"]} for operation in ("meetings.list", "registrants.list")]
+    await bench.asked(sent, others[0], others[1], others[0], others[0])
+    later = await bench.restarted(seen=bench.seen)
+    outcomes = await later.asked(others[0], others[1], sent)
+
+    assert [(one.type.split(".")[2], one.data["operation"]) for one in outcomes] == [
+        ("succeeded", "meetings.get"),
+        ("refused", "meetings.list"),
+        ("refused", "registrants.list"),
+    ]
+
+
+async def test_what_could_not_be_published_is_not_said_of_another_command(bench: Bench) -> None:
+    """The first one's answer waits for the bus; the second one has its id, and must not get it."""
+    first = await bench.scene("meetings.get")
+    await bench.send(first)
+    await bench.take_in()
+    (command,) = await bench.commands()
+    bench.publisher.refuse = lambda message: message.topic == "outcomes"
+    with pytest.raises(CannotStore):
+        await bench.controller.execute(bench.place, command, 0)
+    bench.publisher.refuse = lambda _: False
+    await bench.send({**example("meetings.list"), "id": first["id"]})
+    await bench.take_in()
+    _, second = await bench.commands()
+    assert isinstance(await bench.controller.execute(bench.place, second, 0), Done)
+    await bench.execute()
+    refused, done = await bench.outcomes()
+
+    assert (refused.data["operation"], refused.data["response"]) == ("meetings.list", None)
+    assert refused.data["error"]["reason"] == "idReused"
+    assert (done.data["operation"], done.data["response"]["title"]) == ("meetings.get", "Partner day")
+
+
 async def test_a_refusal_is_said_once(bench: Bench) -> None:
     """A malformed command that is sent twice has one outcome too."""
     sent = example("meetings.get")
@@ -518,6 +566,128 @@ async def test_begun_and_never_sent_is_not_run_blindly(bench: Bench, operation: 
 
     assert _error(await bench.outcomes()) == ("failed", "outcomeUnknown")
     assert await bench.calls(operation) == calls
+
+
+@pytest.mark.parametrize("operation", ["meetings.end", "meetings.patch", "registrants.approve", "registrants.delete"])
+@pytest.mark.parametrize(
+    ("expires", "minutes", "expected"),
+    [(None, 14, "succeeded"), (None, 16, "outcomeUnknown"), (1, 2, "outcomeUnknown"), (1, 300, "outcomeUnknown")],
+)
+async def test_what_was_begun_is_not_written_too_late(
+    bench: Bench, operation: str, expires: int | None, minutes: int, expected: str
+) -> None:
+    """Died between the acked record and the call, and back after its ``expirytime``, or after fifteen minutes."""
+    sent = await bench.scene(operation)
+    if expires is not None:
+        sent["expirytime"] = rfc3339(bench.clock() + timedelta(minutes=expires))
+    await bench.begun(sent)
+    later = await bench.restarted()
+    bench.clock.advance(minutes=minutes)
+    await later.execute()
+    kind, data = _only(await later.outcomes())
+
+    assert (kind if data["error"] is None else data["error"]["reason"]) == expected
+    assert await bench.calls(operation) == (1 if expected == "succeeded" else 0)
+
+
+async def test_what_was_begun_and_paused_is_not_written_too_late(bench: Bench) -> None:
+    """An operator's pause ends a day later."""
+    await bench.begun(await bench.scene("registrants.approve"))
+    (command,) = await bench.commands()
+    await bench.ledger.record(bench.place, [_paused(bench)])
+    waiting = await bench.controller.execute(bench.place, command, 0)
+    bench.clock.advance(hours=30)
+    await bench.ledger.record(bench.place, [msgspec.structs.replace(_paused(bench), value=None)])
+    await bench.execute()
+
+    assert isinstance(waiting, Again)
+    assert _error(await bench.outcomes()) == ("failed", "outcomeUnknown")
+    assert await bench.calls("registrants.approve") == 0
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(14, None), (16, "outcomeUnknown")])
+async def test_no_links_or_tokens_too_late(bench: Bench, minutes: int, expected: str | None) -> None:
+    """Sponsored, and died before the outcome; back after fifteen minutes nothing more is made."""
+    sent = await bench.scene("guests.sponsor")
+    sent["data"]["body"]["tokens"] = True
+    await bench.send(sent)
+    await bench.take_in()
+    (command,) = await bench.commands()
+    bench.publisher.refuse = lambda message: message.topic == "outcomes"
+    with pytest.raises(CannotStore):
+        await bench.controller.execute(bench.place, command, 0)
+    later = await bench.restarted()
+    bench.clock.advance(minutes=minutes)
+    before = await bench.calls("guests.create")
+    await later.execute()
+    _, data = _only(await later.outcomes())
+
+    assert (data["error"] or {"reason": None})["reason"] == expected
+    assert (await bench.calls("guests.create") == before) is (expected is not None)
+
+
+async def test_an_expirytime_that_passes_while_it_is_looked_at(bench: Bench) -> None:
+    """Between the first question and the call: refused, never sent, and nothing is left as begun."""
+    sent = await bench.scene("meetings.delete")
+    sent["expirytime"] = rfc3339(bench.clock() + timedelta(seconds=30))
+    await bench.send(sent)
+    await bench.take_in()
+    await bench.fault(operation="getMeeting", status=429, retryAfter=40)
+    await bench.execute()
+
+    assert _error(await bench.outcomes()) == ("refused", "expired")
+    assert await bench.calls("meetings.delete") == 0
+    assert bench.ledger.command(bench.place, sent["id"]).finished is not None  # type: ignore[union-attr]
+
+
+_TAKING_AWAY = sorted(commands.VANISHING)
+
+
+@pytest.mark.parametrize("operation", _TAKING_AWAY)
+async def test_what_never_was_there_is_not_deleted(bench: Bench, operation: str) -> None:
+    """Killed between the acked record and the call: that Webex does not show it is no success, Webex is asked."""
+    sent = await bench.scene(operation)
+    sent["data"]["parameters"]["meetingId"] = "f" * 32
+    await bench.begun(sent)
+    later = await bench.restarted()
+    await later.execute()
+
+    assert _error(await later.outcomes()) == ("failed", "notFound")
+    assert await bench.calls(operation) == 1
+
+
+@pytest.mark.parametrize("operation", _TAKING_AWAY)
+async def test_what_was_there_and_is_gone_was_deleted(bench: Bench, operation: str) -> None:
+    """Seen before it was begun, and not any more: that was the call, and Webex is not asked again."""
+    sent = await bench.scene(operation)
+    sent["data"]["parameters"]["meetingId"] = "f" * 32
+    await bench.begun(sent, seen=True)
+    later = await bench.restarted()
+    await later.execute()
+
+    assert _only(await later.outcomes())[0] == "succeeded"
+    assert await bench.calls(operation) == 0
+    assert [subject for subject in later.ledger.partition(later.place).commands if subject.endswith("-seen")] == []
+
+
+async def test_whom_a_look_has_shown_nobody_asks_for_again(bench: Bench) -> None:
+    """A hundred registrants that the ledger knows cost no hundred calls before they are deleted."""
+    sent = await bench.scene("registrants.bulk-delete")
+    series, (person,) = sent["data"]["parameters"]["meetingId"], sent["data"]["body"]["registrants"]
+    seen = Entry(kind="seen", subject=series, registrant=person["id"], value=Seen(status="pending"))
+    await bench.ledger.record(bench.place, [seen])
+    await bench.asked(sent)
+
+    assert _only(await bench.outcomes())[0] == "succeeded"
+    assert await bench.calls("registrants.get") == 0
+
+
+async def test_a_delete_goes_on_where_nothing_may_be_read(bench: Bench) -> None:
+    """A token that may delete and not read deletes."""
+    sent = await bench.scene("meetings.delete")
+    await bench.fault(operation="getMeeting", status=403, times=9)
+
+    assert _only(await bench.asked(sent))[0] == "succeeded"
 
 
 async def test_only_those_who_still_wait_are_approved_again(bench: Bench) -> None:
@@ -565,6 +735,33 @@ async def test_patience_ends_after_a_quarter_of_an_hour(bench: Bench) -> None:
     assert timedelta(minutes=15) <= bench.clock() - before <= timedelta(minutes=20)
 
 
+async def test_what_waited_in_our_queue_gets_its_tries(bench: Bench) -> None:
+    """Patience counts from the first try: a minute of Webex being busy fails nobody, however late we came to it."""
+    sent = await bench.scene("registrants.register")
+    await bench.send(sent)
+    await bench.take_in()
+    bench.clock.advance(minutes=16)
+    await bench.fault(operation=IDS["registrants.register"], status=429, retryAfter=30, times=4)
+    await bench.execute()
+
+    assert _only(await bench.outcomes())[0] == "succeeded"
+    assert bench.waits != []
+
+
+async def test_an_expirytime_is_absolute(bench: Bench) -> None:
+    """... whenever it was tried first."""
+    sent = await bench.scene("registrants.register")
+    sent["expirytime"] = rfc3339(bench.clock() + timedelta(minutes=17))
+    await bench.send(sent)
+    await bench.take_in()
+    bench.clock.advance(minutes=16)
+    await bench.fault(operation=IDS["registrants.register"], status=429, retryAfter=30, times=100)
+    await bench.execute()
+
+    assert _error(await bench.outcomes()) == ("failed", "temporarilyUnavailable")
+    assert sum(bench.waits) < 300
+
+
 async def test_expired_before_it_was_taken_in(bench: Bench) -> None:
     """Refused, never sent."""
     sent = {**await bench.scene("meetings.delete"), "expirytime": "2026-01-10T08:59:59Z"}
@@ -589,19 +786,107 @@ async def test_expired_while_it_waited(bench: Bench) -> None:
 
 
 async def test_paused_commands_go_on_when_they_may(bench: Bench) -> None:
-    """An operator's pause holds writes back; afterwards they are carried out, however long that was."""
+    """An operator's pause holds writes back; afterwards they are carried out."""
     sent = await bench.scene("meetings.delete")
     await bench.ledger.record(bench.place, [_paused(bench)])
     await bench.send(sent)
     await bench.take_in()
     (command,) = await bench.commands()
     waiting = await bench.controller.execute(bench.place, command, 0)
-    bench.clock.advance(hours=2)
+    bench.clock.advance(minutes=14)
     await bench.ledger.record(bench.place, [msgspec.structs.replace(_paused(bench), value=None)])
     await bench.execute()
 
     assert isinstance(waiting, Again)
     assert _only(await bench.outcomes())[0] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "reason"), [("paused", "default", "paused"), ("observing", "0", "observeOnly")]
+)
+async def test_what_may_not_be_written_for_long_is_refused(bench: Bench, kind: str, subject: str, reason: str) -> None:
+    """After a quarter of an hour, with the reason, and nothing was sent."""
+    sent = await bench.scene("meetings.delete")
+    stop = Entry(kind=kind, subject=subject, value=Fact(at=bench.clock()))
+    await bench.ledger.record(bench.place if kind == "paused" else bench.ledger.place("", 0), [stop])
+    await bench.send(sent)
+    await bench.take_in()
+    before = bench.clock()
+    await bench.execute(patience=1000)
+
+    assert _error(await bench.outcomes()) == ("refused", reason)
+    assert timedelta(minutes=15) <= bench.clock() - before < timedelta(minutes=16)
+    assert await bench.calls("meetings.delete") == 0
+
+
+async def test_a_pause_after_tries_in_vain_is_no_refusal(bench: Bench) -> None:
+    """Webex was asked, so it was sent: failed."""
+    sent = await bench.scene("meetings.patch")
+    await bench.send(sent)
+    await bench.take_in()
+    (command,) = await bench.commands()
+    await bench.fault(operation="patchMeeting", status=429, retryAfter=300, times=100)
+    assert isinstance(await bench.controller.execute(bench.place, command, 0), Again)
+    await bench.ledger.record(bench.place, [_paused(bench)])
+    bench.clock.advance(minutes=16)
+    await bench.execute()
+
+    assert _error(await bench.outcomes()) == ("failed", "temporarilyUnavailable")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("expires", [None, 5.5])
+@pytest.mark.parametrize("configured", [True, False])
+async def test_an_organisation_that_may_not_be_called(
+    bench: Bench, begun: bool, expires: float | None, configured: bool
+) -> None:
+    """Parked, or not configured any more: its commands wait, and then end, with nothing called."""
+    sent = await bench.scene("meetings.get" if not begun else "meetings.delete")
+    if expires is not None:
+        sent["expirytime"] = rfc3339(bench.clock() + timedelta(minutes=expires))
+    if begun:
+        await bench.begun(sent)
+    else:
+        await bench.send(sent)
+        await bench.take_in()
+    if configured:
+        bench.unusable.add("default")
+    else:
+        bench.tenants.pop("default")
+    before, calls = bench.clock(), await bench.all_calls()
+    await bench.execute()
+    waited = timedelta(minutes=expires or 15)
+
+    expected = ("failed", "outcomeUnknown") if begun else ("refused", "organizationNotUsable")
+    assert _error(await bench.outcomes()) == expected
+    assert bench.waits[0] == 60
+    assert waited <= bench.clock() - before < waited + timedelta(seconds=5)
+    assert await bench.all_calls() == calls
+
+
+async def test_a_parked_organisation_that_comes_back(bench: Bench) -> None:
+    """Its commands are carried out."""
+    sent = await bench.scene("meetings.delete")
+    await bench.send(sent)
+    await bench.take_in()
+    (command,) = await bench.commands()
+    bench.unusable.add("default")
+    waiting = await bench.controller.execute(bench.place, command, 0)
+    bench.unusable.clear()
+    await bench.execute()
+
+    assert waiting == Again(60)
+    assert _only(await bench.outcomes())[0] == "succeeded"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_token_is_told_while_it_was_begun(bench: Bench, status: int) -> None:
+    """The credential may be no good any more; what was done is looked for later."""
+    command = await bench.begun(await bench.scene("meetings.delete"))
+    await bench.fault(operation="getMeeting", status=status, times=9)
+
+    assert isinstance(await bench.controller.execute(bench.place, command, 0), Again)
+    assert bench.doubted == [bench.place]
 
 
 def _paused(bench: Bench) -> Entry:
@@ -617,6 +902,46 @@ async def test_webhooks_and_applications_never(bench: Bench, operation: str) -> 
     sent = {**example("meetings.list"), "type": f"webex.command.{operation}.v1"}
 
     assert _error(await bench.asked(sent)) == ("refused", "notAllowed")
+    assert await bench.all_calls() == 0
+
+
+async def test_the_settings_are_asked_again(bench: Bench) -> None:
+    """What they do not allow any more is not carried out, though it was taken in; what was begun is not repeated."""
+    first, second = await bench.scene("meetings.delete"), await bench.scene("meetings.patch")
+    await bench.begun(first)
+    await bench.send({**second, "id": "second"})
+    await bench.take_in()
+    none = await bench.restarted(allowed=Allowed(("meetings.get",)))
+    await none.execute()
+    said = {
+        one.data["commandId"]: (one.type.split(".")[2], one.data["error"]["reason"]) for one in await none.outcomes()
+    }
+
+    assert said == {first["id"]: ("failed", "outcomeUnknown"), "second": ("refused", "notAllowed")}
+    assert await bench.calls("meetings.delete") == await bench.calls("meetings.patch") == 0
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [
+        ("webhooks.create", "notAllowed"),
+        ("applications.token", "notAllowed"),
+        ("meetings.explode", "unknownOperation"),
+        ("", "unknownOperation"),
+    ],
+)
+async def test_whatever_arrives_on_work(bench: Bench, operation: str, reason: str, begun: bool) -> None:
+    """Somebody wrote it there, or a newer version did: never carried out, and never in the way of the next."""
+    forged = Command(
+        organization="default", id="x", digest="d", operation=operation, key=KEY, at=rfc3339(bench.clock()), body={}
+    )
+    if begun:
+        await bench.ledger.record(bench.place, commands.begun(forged, now=bench.clock()))
+    result = await bench.controller.execute(bench.place, forged, 0)
+
+    assert isinstance(result, Done)
+    assert _error(await bench.outcomes()) == (("failed", "outcomeUnknown") if begun else ("refused", reason))
     assert await bench.all_calls() == 0
 
 
@@ -647,6 +972,9 @@ async def test_hosts_and_sites(bench: Bench, allowed: Allowed, expected: str) ->
         ("meetings.create", {"hostEmail": "other@example.com"}, "hostNotAllowed"),
         ("meetings.create", {"hostEmail": "host@example.com"}, "succeeded"),
         ("meetings.join", {"meetingId": None, "meetingNumber": "123"}, "hostNotAllowed"),
+        ("meetings.join", {"meetingNumber": "123"}, "hostNotAllowed"),
+        ("meetings.join", {"webLink": "https://x.webex.com/m/1"}, "hostNotAllowed"),
+        ("meetings.join", {}, "succeeded"),
     ],
 )
 async def test_what_names_no_meeting_has_to_name_its_host(
@@ -684,6 +1012,25 @@ async def test_which_organisation(bench: Bench, named: str | None, expected: str
     assert (command.organization, command.refusal) == (
         (expected, "") if expected else ("default", "unknownOrganization")
     )
+
+
+@pytest.mark.parametrize("named", ["emea", "EMEA", "8" * 8 + "-8888" * 3 + "-" + "8" * 12])
+async def test_an_organisation_by_its_name_in_the_settings(bench: Bench, named: str) -> None:
+    """As the operator wrote it there, and as the schema promises; its outcome says whose it is."""
+    second = "8" * 8 + "-8888" * 3 + "-" + "8" * 12
+    environ = {"TOKEN": "x", "ORGANIZATION_ID": "7" * 8 + "-7777" * 3 + "-" + "7" * 12}
+    environ |= {"ORGANIZATIONS__EMEA__ID": second, "ORGANIZATIONS__EMEA__TOKEN": "y"}
+    known = settings.load({f"{settings.PREFIX}WEBEX__{name}": value for name, value in environ.items()}).webex.known
+    several = await bench.restarted(organizations=known)
+    sent = example("meetings.list")
+    sent["data"]["organization"] = named
+    await several.send(sent)
+    await several.take_in()
+    (command,) = await several.commands()
+    done = commands.outcome(command, commands.refused("expired", ""), now=bench.clock(), receiver="test")
+
+    assert (command.organization, command.refusal) == (second, "")
+    assert organization_id(done.source.removeprefix("/webex/orgs/")) == second
 
 
 # --- what nobody can read ---------------------------------------------------------------------------------------------
@@ -779,6 +1126,74 @@ async def test_a_command_too_large_for_work(bench: Bench) -> None:
 
     assert outcomes["large"].data["error"]["message"] == "the command is too large"
     assert outcomes[sent["id"]].type == "webex.command.succeeded.v1"
+
+
+async def test_none_overtakes_where_one_is_too_large(bench: Bench) -> None:
+    """Where the bus fails between two of them, what comes later waits: the order of one meeting stays."""
+    first, large, last = [await bench.scene("meetings.patch") for _ in range(3)]
+    large["data"]["body"]["agenda"] = "x" * 5000
+    await bench.send({**first, "id": "1"}, {**large, "id": "2"}, {**last, "id": "3"})
+
+    failures = [True, False, True]
+
+    class Failing(PickyPublisher):
+        async def publish(self, messages: Any) -> None:
+            if any(len(one.value or b"") > 4000 for one in messages):
+                raise RecordRefused("too large")
+            if failures and failures.pop(0):
+                raise CannotStore
+            await super().publish(messages)
+
+    bench.publisher = Failing(JournalPublisher(bench.journal), lambda _: False)
+    await bench.take_in()
+
+    assert [(one.id, bool(one.refusal)) for one in await bench.commands()] == [("1", False), ("2", True), ("3", False)]
+
+
+async def test_a_record_key_that_no_outcome_could_repeat(bench: Bench) -> None:
+    """Refused before anything is asked of Webex; the outcome has a hash of it as its key, and the next command goes on."""
+    sent = await bench.scene("meetings.delete")
+    await bench.send(sent, key="k" * 400_000)
+    await bench.send({**sent, "id": "next"}, key="k" * 1024)
+    await bench.take_in()
+    await bench.execute()
+    refused, done = await bench.outcomes()
+
+    assert (refused.data["error"]["reason"], len(refused.partitionkey)) == ("malformed", 32)
+    assert (done.type.split(".")[2], done.partitionkey) == ("succeeded", "k" * 1024)
+    assert await bench.calls("meetings.delete") == 1
+
+
+async def test_an_outcome_that_fits_whatever_else_does_not(bench: Bench) -> None:
+    """An older version took it in with its key: carried out once, and said with a hash of the key."""
+    sent = await bench.scene("meetings.delete")
+    await bench.send(sent)
+    await bench.take_in()
+    (command,) = await bench.commands()
+    publish = bench.publisher.publish
+
+    async def small(messages: Any) -> None:
+        if any(len(one.key) + len(one.value or b"") > 5000 for one in messages):
+            raise RecordRefused("too large")
+        await publish(messages)
+
+    bench.publisher.publish = small  # type: ignore[method-assign]
+    long = msgspec.structs.replace(command, key="k" * 5000)
+    results = [await bench.controller.execute(bench.place, long, 0) for _ in range(2)]
+    (outcome,) = await bench.outcomes()
+
+    assert results == [Done(), Done()]
+    assert (outcome.type.split(".")[2], outcome.data["error"], len(outcome.partitionkey)) == ("succeeded", None, 32)
+    assert await bench.calls("meetings.delete") == 1
+
+
+@pytest.mark.parametrize("body", [{}, None])
+async def test_a_sender_that_always_sends_a_body(bench: Bench, body: Any) -> None:
+    """With nothing in it that is fine, and Webex gets none."""
+    sent = await bench.scene("meetings.delete")
+    sent["data"]["body"] = body
+
+    assert _only(await bench.asked(sent))[0] == "succeeded"
 
 
 async def test_an_answer_too_large_for_a_record(bench: Bench) -> None:

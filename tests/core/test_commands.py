@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,8 +23,8 @@ from service.core.errors import (
     WebexUnauthorized,
     WebexUnavailable,
 )
-from service.core.ledger import Intent, Memory, SeriesMemory
-from service.core.organizations import Organizations
+from service.core.ledger import Intent, Memory, Seen, SeriesMemory
+from service.core.organizations import SINGLE, Organization, Organizations
 from service.core.work import Command, decode, encode
 
 SERIES = "5" * 32
@@ -75,6 +76,11 @@ def command(operation: str, *, body: Any = None, **parameters: Any) -> Command:
         ({"odd": object()}, {"odd": "***"}),
         ("https://x.example", "***"),
         (7, 7),
+        ({"title": "Node.js/React", "agenda": "asp.net/core?"}, {"title": "Node.js/React", "agenda": "asp.net/core?"}),
+        ({"agenda": "join: site.webex.com?MTID=m1"}, {"agenda": "join: ***"}),
+        ({"agenda": "webex.com/j?x //a.webex.com:443/join/abc (a.b.WEBEX.com/m)"}, {"agenda": "*** *** (***"}),
+        ({"new": "site.my.webex.com.cn/x"}, {}),
+        ({"agenda": "of myxwebex.com/x, webex.community/x"}, {"agenda": "of myxwebex.com/x, webex.community/x"}),
     ],
 )
 def test_nothing_that_lets_somebody_in(shown: Any, said: Any) -> None:
@@ -87,6 +93,15 @@ _JSON = st.recursive(
     lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=6), inside, max_size=3),
     max_leaves=8,
 )
+
+
+@pytest.mark.parametrize("part", ["a", "a.", "a-", "eyJ-", "webex.com", "a:", "//"])
+def test_a_long_text_takes_no_time(part: str) -> None:
+    """Whatever somebody wrote into an agenda: half a megabyte is looked through once, not once for each letter."""
+    begin = time.process_time()
+    without_secrets(part * (500_000 // len(part)))
+
+    assert time.process_time() - begin < 2
 
 
 @given(_JSON, st.sampled_from(["password", "HostKey", "join_link", "access-token", "clientSecret", "x"]))
@@ -135,6 +150,22 @@ def test_operations(patterns: tuple[str, ...], operation: str, allowed: bool) ->
             "hostNotAllowed",
         ),
         (Allowed(("*",), hosts=("a@x.example",)), "meetings.join", {}, {"webLink": "x"}, "hostNotAllowed"),
+        (Allowed(("*",), hosts=("a@x.example",)), "meetings.join", {}, {"meetingId": SERIES}, ""),
+        (
+            Allowed(("*",), hosts=("a@x.example",)),
+            "meetings.join",
+            {},
+            {"meetingId": SERIES, "webLink": "x"},
+            "hostNotAllowed",
+        ),
+        (
+            Allowed(("*",), sites=("x.webex.com",)),
+            "meetings.join",
+            {},
+            {"meetingId": SERIES, "meetingNumber": "1"},
+            "hostNotAllowed",
+        ),
+        (Allowed(("*",)), "meetings.join", {}, {"meetingId": SERIES, "webLink": "x"}, ""),
         (Allowed(("*",), hosts=("a@x.example",)), "guests.sponsor", {}, {"meeting": {}}, ""),
         (Allowed(("*",), hosts=("a@x.example",)), "guests.create", {}, {}, ""),
         (Allowed(("*",), sites=("x.webex.com",)), "guests.sponsor", {}, {"meeting": {}}, "siteNotAllowed"),
@@ -168,14 +199,14 @@ class _Anything:
         return ""
 
 
-def _taken_in(**changes: Any) -> Command:
+def _taken_in(*, key: str = "k", organizations: Organizations = SINGLE, **changes: Any) -> Command:
     event = {"id": "1", "source": "/s", "type": "webex.command.meetings.get.v1", "data": {"parameters": {}}, **changes}
     return commands.take_in(
         event,
-        key="k",
+        key=key,
         catalogue=_Anything(),
         allowed=Allowed(("*",)),
-        organizations=Organizations(),
+        organizations=organizations,
         now=NOW,
     )
 
@@ -217,6 +248,71 @@ def test_a_refused_command_carries_nothing_of_what_it_asked() -> None:
 
     assert (taken.refusal, taken.parameters, taken.body, taken.series) == ("notAllowed", {}, None, "")
     assert decode(encode(taken)) == taken
+
+
+@pytest.mark.parametrize(
+    ("key", "fits"), [("k" * 1024, True), ("k" * 1025, False), ("é" * 512, True), ("é" * 513, False)]
+)
+def test_a_key_that_no_outcome_could_repeat(key: str, fits: bool) -> None:
+    """Is refused, and the outcome has a hash of it: the same for the same key."""
+    taken, again = _taken_in(key=key), _taken_in(key=key, id="2")
+
+    assert taken.refusal == ("" if fits else "malformed")
+    assert (taken.key == key) is fits
+    assert taken.key == again.key != _taken_in(key=key + "x").key
+    assert len(taken.key.encode()) <= 1024
+
+
+_BARE, _OTHER = "7" * 8 + "-7777" * 3 + "-" + "7" * 12, "8" * 8 + "-8888" * 3 + "-" + "8" * 12
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (_OTHER, _OTHER),
+        (_OTHER.upper(), _OTHER),
+        ("emea", _OTHER),
+        ("EMEA", _OTHER),
+        ("default", "default"),
+        ("", ""),
+        ("eme", ""),
+        (None, ""),
+        (7, ""),
+        ("twice", ""),
+    ],
+)
+def test_which_organisation_is_meant(given: object, key: str) -> None:
+    """By its id, by its name in the settings; what could be two is nobody."""
+    several = Organizations(
+        (
+            Organization("default", _BARE),
+            Organization(_OTHER, _OTHER, "emea"),
+            Organization("a", name="twice"),
+            Organization("twice", name="b"),
+        )
+    )
+    taken = _taken_in(organizations=several, data={"organization": given})
+
+    assert (taken.organization, taken.refusal) == ((key, "") if key else ("default", "unknownOrganization"))
+
+
+@pytest.mark.parametrize(
+    ("organization", "source"),
+    [
+        (
+            Organization("default", _BARE),
+            "/webex/orgs/Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi83Nzc3Nzc3Ny03Nzc3LTc3NzctNzc3Ny03Nzc3Nzc3Nzc3Nzc",
+        ),
+        (Organization("default", "acme-1"), "/webex/orgs/Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi9hY21lLTE"),
+        (Organization("default"), "/webex"),
+    ],
+)
+def test_whose_outcome_it_is(organization: Organization, source: str) -> None:
+    """Its source is that of the organisation's events, where the settings say which that is."""
+    taken = _taken_in(organizations=Organizations((organization,)))
+    said = commands.outcome(taken, commands.refused("expired", "m"), now=NOW, receiver="a")
+
+    assert said.source == source
 
 
 @given(_JSON, _JSON, _JSON)
@@ -272,12 +368,54 @@ _PERSON = {"firstName": "B", "lastName": "L", "email": "Bob@example.org"}
         (command("registrants.bulk-insert", body={"items": [_PERSON]}), [{"items": [{"email": "x@y.example"}]}], False),
         (command("meetings.create", body={}), [{"items": [{"integrationTags": [commands.mark_of("id 1")]}]}], True),
         (command("meetings.create", body={}), [{"items": [{"integrationTags": ["a"]}, {}]}], False),
+        (
+            command("meetings.create", body={}),
+            [{"items": [{"integrationTags": None}, {"integrationTags": 5}, {"integrationTags": [7]}]}],
+            False,
+        ),
         (command("meetings.end", body=None), [], False),
     ],
 )
 def test_whether_it_was_done(asked: Command, seen: Sequence[Any], done: bool) -> None:
     """By what Webex shows; where that is not everything, it was not."""
     assert (commands.effect(asked, seen) is not None) is done
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "there"),
+    [
+        (command("meetings.delete"), [{"id": SERIES}], True),
+        (command("meetings.delete"), [None], False),
+        (command("meetings.end"), [{"items": [{"id": "x"}]}], True),
+        (command("meetings.end"), [{"items": []}], False),
+        (command("meetings.end"), [None], False),
+        (command("meetings.end"), [], False),
+        (command("registrants.bulk-delete", body=_BATCH), [{"id": "a"}, {"id": "b"}], True),
+        (command("registrants.bulk-delete", body=_BATCH), [{"id": "a"}, None], False),
+    ],
+)
+def test_whether_there_was_anything_to_take_away(asked: Command, seen: Sequence[Any], there: bool) -> None:
+    """All of it."""
+    assert commands.was_there(asked, seen) is there
+
+
+@pytest.mark.parametrize(
+    ("statuses", "there"),
+    [
+        ({"a": "pending", "b": "approved"}, True),
+        ({"a": "pending", "b": "deleted"}, False),
+        ({"a": "pending", "b": None}, False),
+        ({"a": "pending"}, False),
+        ({}, False),
+    ],
+)
+def test_what_the_ledger_knows_to_be_there(statuses: dict[str, str | None], there: bool) -> None:
+    """Everybody whom a look has shown, and none has missed since."""
+    seen = {id_: Memory(seen=Seen(status=status) if status else None) for id_, status in statuses.items()}
+    asked = command("registrants.bulk-delete", body=_BATCH)
+
+    assert commands.remembered_there(asked, SeriesMemory(registrants=seen)) is there
+    assert not commands.remembered_there(command("meetings.delete"), SeriesMemory(registrants=seen))
 
 
 def test_whom_to_ask_for_again() -> None:

@@ -155,6 +155,49 @@ def test_what_webex_takes_and_we_must_not(operation: str, change: dict[str, Any]
     assert CATALOGUE.problem(operation, event)
 
 
+@pytest.mark.parametrize(
+    "operation", ["meetings.get", "meetings.delete", "registrants.list", "guests.count", "meetings.end"]
+)
+@pytest.mark.parametrize("body", [{}, None])
+def test_a_body_with_nothing_in_it(operation: str, body: Any) -> None:
+    """Whoever always sends one may do so."""
+    event = example(operation)
+    event["data"]["body"] = body
+
+    assert CATALOGUE.problem(operation, event) == ""
+
+
+def test_a_body_where_there_is_none() -> None:
+    """What stands in it would be lost in silence."""
+    event = example("meetings.get")
+    event["data"]["body"] = {"title": "x"}
+
+    assert CATALOGUE.problem("meetings.get", event) == "data.body: must keep to maxProperties 0"
+    event["data"]["body"] = []
+    assert CATALOGUE.problem("meetings.get", event) == "data.body: must be object or null"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sendEmial", "data.body.sendEmial: is not known; sendEmail is"),
+        ("x" * 41, f"data.body.{'x' * 41}: is not known"),
+        ("x" * 42, "data.body: has a field that is not known"),
+        ("alice@example.org", "data.body: has a field that is not known"),
+        ("a b", "data.body: has a field that is not known"),
+        ("4711", "data.body: has a field that is not known"),
+        ("", "data.body: has a field that is not known"),
+        ("name\n", "data.body: has a field that is not known"),
+    ],
+)
+def test_a_field_that_nobody_knows_is_named_where_it_has_a_name(name: str, said: str) -> None:
+    """Anything else may be an address: somebody mixed up names and values."""
+    event = example("registrants.approve")
+    event["data"]["body"][name] = 1
+
+    assert CATALOGUE.problem("registrants.approve", event) == said
+
+
 def test_an_id_cannot_steer_the_url() -> None:
     """What could change the path is no id, before anything is sent."""
     event = example("meetings.get")
