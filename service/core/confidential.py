@@ -1,13 +1,14 @@
 """What Webex answers, without what lets somebody in: passwords, host keys, links, tokens, secrets.
 
 Two nets, because Webex adds fields: names that say what they hold, and values that look like a link or a token whatever their
-field is called. What is caught by its name is left out; in a text, a link becomes ``***``.
+field is called. What is caught by its name is left out; in a text, a link becomes ``***``, and so does what was caught by
+its name elsewhere: people write a meeting's password into its agenda.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 HIDDEN = "***"
@@ -27,15 +28,38 @@ _LINK = re.compile(
 )
 
 
+#: What is shorter is part of too many words to be looked for in texts.
+_SHORTEST = 4
+
+
 def without_secrets(value: Any) -> Any:
     """``value`` (decoded JSON) without them, at any depth. A flag or null says nothing secret: it stays, whatever its name."""
+    secrets = sorted(set(_secrets(value)), key=len, reverse=True)  # a longer one may begin with a shorter one
+    return _stripped(value, re.compile("|".join(map(re.escape, secrets))) if secrets else None)
+
+
+def _stripped(value: Any, secrets: re.Pattern[str] | None) -> Any:
     if isinstance(value, Mapping):
-        return {name: without_secrets(each) for name, each in value.items() if not _hides(name, each)}
+        return {name: _stripped(each, secrets) for name, each in value.items() if not _hides(name, each)}
     if isinstance(value, list | tuple):
-        return [without_secrets(each) for each in value if not _only_link(each)]
+        return [_stripped(each, secrets) for each in value if not _only_link(each)]
     if isinstance(value, str):
-        return _LINK.sub(HIDDEN, value)
+        text = _LINK.sub(HIDDEN, value)
+        return secrets.sub(HIDDEN, text) if secrets else text
     return value if value is None or isinstance(value, bool | int | float) else HIDDEN
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """The texts that are caught by their names."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            if isinstance(each, str) and len(each) >= _SHORTEST and _hides(name, each):
+                yield each
+            else:
+                yield from _secrets(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _secrets(each)
 
 
 def _hides(name: str, value: Any) -> bool:

@@ -21,7 +21,10 @@ def validator(schema: Mapping[str, Any]) -> Draft202012Validator:
 
 def problem(checked_by: Draft202012Validator, value: Any) -> str:
     """The first thing that is wrong with ``value`` (decoded JSON), "" where it fits. Names places, never what stands there."""
-    error = next(checked_by.iter_errors(value), None)
+    try:
+        error = next(checked_by.iter_errors(value), None)
+    except RecursionError:
+        return "it is nested too deeply"
     return _sentence(error) if error is not None else ""
 
 

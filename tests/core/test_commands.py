@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -80,6 +79,15 @@ def command(operation: str, *, body: Any = None, **parameters: Any) -> Command:
         ({"agenda": "join: site.webex.com?MTID=m1"}, {"agenda": "join: ***"}),
         ({"agenda": "webex.com/j?x //a.webex.com:443/join/abc (a.b.WEBEX.com/m)"}, {"agenda": "*** *** (***"}),
         ({"new": "site.my.webex.com.cn/x"}, {}),
+        (
+            {"password": "pW77x", "hostKey": "123456", "agenda": "pw pW77x, key 123456", "title": "pW77"},
+            {"agenda": "pw ***, key ***", "title": "pW77"},
+        ),
+        (
+            {"a": {"password": "long-er"}, "b": [{"panelistPassword": "long"}, "long-er long"]},
+            {"a": {}, "b": [{}, "*** ***"]},
+        ),
+        ({"password": "of", "agenda": "of no use"}, {"agenda": "of no use"}),
         ({"agenda": "of myxwebex.com/x, webex.community/x"}, {"agenda": "of myxwebex.com/x, webex.community/x"}),
     ],
 )
@@ -97,11 +105,10 @@ _JSON = st.recursive(
 
 @pytest.mark.parametrize("part", ["a", "a.", "a-", "eyJ-", "webex.com", "a:", "//"])
 def test_a_long_text_takes_no_time(part: str) -> None:
-    """Whatever somebody wrote into an agenda: half a megabyte is looked through once, not once for each letter."""
-    begin = time.process_time()
-    without_secrets(part * (500_000 // len(part)))
-
-    assert time.process_time() - begin < 2
+    """Whatever somebody wrote into an agenda: half a megabyte is looked through once, not once for each letter (that would
+    outlast every test's time limit).
+    """
+    assert isinstance(without_secrets(part * (500_000 // len(part))), str)
 
 
 @given(_JSON, st.sampled_from(["password", "HostKey", "join_link", "access-token", "clientSecret", "x"]))

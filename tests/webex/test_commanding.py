@@ -198,6 +198,18 @@ def test_a_field_that_nobody_knows_is_named_where_it_has_a_name(name: str, said:
     assert CATALOGUE.problem("registrants.approve", event) == said
 
 
+@pytest.mark.parametrize("depth", [500, 970, 5000])
+def test_what_is_nested_deeply_is_refused_not_raised(depth: int) -> None:
+    """jsonschema writes out what it refuses: at some depth that raises, and one command must not end a process."""
+    event = example("meetings.patch")
+    title: Any = "deep"
+    for _ in range(depth):
+        title = [title]
+    event["data"]["body"]["title"] = title
+
+    assert CATALOGUE.problem("meetings.patch", event)
+
+
 def test_an_id_cannot_steer_the_url() -> None:
     """What could change the path is no id, before anything is sent."""
     event = example("meetings.get")
