@@ -13,7 +13,8 @@ back; they go when the meeting has ended for good.
     meeting/<series>                 a meeting, and how far it was looked at
     rules/<series>                   what the meeting rules did to it
     dirty/<series>                   must be looked at again, whatever became of the hint that said so
-    command/<digest of its id>       a command that was begun, or has its outcome (:func:`command_entry`)
+    command/<digest of its id>       a command that was begun, or has its outcome (:func:`command_entry`); behind it ``-seen``:
+                                     what it takes away was there; ``-<digest>``: another body under this id was refused
     policy/<organization>            the version of the policy in force, and how much it changed
     paused/<organization>            an operator stopped every write
     owner/<partition>                who may write to Webex for the organisations of this partition
