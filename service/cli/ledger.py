@@ -85,16 +85,21 @@ def import_(
     yes: options.Yes = False,
     form: options.Output = None,
 ) -> None:
-    """Put back what an export wrote, while no processor runs, or while they only observe because the ledger was lost."""
+    """Put back what an export wrote, while no processor runs, or while they only observe because the ledger was lost.
+
+    What observing processors wrote themselves stays as it is, with or without --merge.
+    """
     lines = _lines(file)
     settings = api_settings()
     found = over_bus(settings, read_ledgers, create=False) if has_bus(settings) else Found.nothing()
     _refuse_absent(found)
-    _refuse_running(found, utc_now())
-    if found.records and not merge:
-        end(f"The ledger has {len(found.records)} records already; --merge adds to it what it does not have.", FAILED)
+    messages = _messages(lines, keys_of(settings, None))
+    targets = _targets(messages, found)
+    _refuse_running(found, targets, utc_now())
+    if not merge:
+        _refuse_not_empty(found, targets)
     missing = ledger_file.missing(lines, found.records)
-    messages = _messages(missing, keys_of(settings, None))
+    messages = _those_of(missing, messages)
     if not dry_run:
         confirm(f"Write {len(missing)} records into the ledger.", yes=yes)
         over_bus(settings, lambda bus: _write(bus, messages, found, utc_now()))
@@ -132,13 +137,14 @@ class Found:
 
     def __init__(self) -> None:
         self.records = Records()
+        self.keys: dict[int, set[str]] = {}
         self.memories: dict[int, PartitionMemory] = {}
 
     @classmethod
     def nothing(cls) -> Found:
         """Of a journal that is still to be made."""
         found = cls()
-        found.memories[PARTITION] = PartitionMemory()
+        found.begin(PARTITION)
         return found
 
     @property
@@ -146,10 +152,17 @@ class Found:
         """The partitions that wait to be adopted."""
         return [partition for partition, memory in self.memories.items() if memory.observing is not None]
 
+    def begin(self, partition: int) -> None:
+        """A partition, still without any record."""
+        self.memories[partition], self.keys[partition] = PartitionMemory(), set()
+
     def add(self, record: Received) -> None:
         """One record, in the order of its partition."""
         self.records.add(record.partition, record.key, record.value)
-        if record.key.startswith(("owner/", "founded/", "observing/")):
+        if not record.key.startswith(("owner/", "founded/", "observing/")):
+            keys = self.keys[record.partition]
+            keys.discard(record.key) if record.value is None else keys.add(record.key)
+        else:
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 entry = ledger.from_record(record.key, record.value)
                 if entry is not None:
@@ -160,7 +173,7 @@ async def read_ledgers(bus: BusClient) -> Found:
     """Every partition."""
     found = Found()
     for partition in await bus.partitions("ledger"):
-        found.memories[partition] = PartitionMemory()
+        found.begin(partition)
         async for record in bus.read("ledger", partition):
             found.add(record)
     return found
@@ -172,17 +185,38 @@ def _refuse_absent(found: Found) -> None:
         end("There is no topic for the ledger; `webex-events topics apply` makes it.", FAILED)
 
 
-def _refuse_running(found: Found, now: datetime) -> None:
-    """Ends with exit code 4 where an owner has the old ledger in memory, and acts by it."""
-    for partition, memory in found.memories.items():
-        owner = memory.owner
-        if owner is None or owner.released or memory.observing is not None or now - owner.at > RUNNING:
-            continue
-        end(
-            f"A processor owns partition {partition} of the ledger: stop the processors, wait {RUNNING.seconds} s, and "
-            "try again.",
-            NOT_NOW,
-        )
+def _targets(messages: Iterable[Message], found: Found) -> set[int]:
+    """The partitions that the records of a file go to; of a file without any, all of them."""
+    count = len(found.memories)
+    return {partition_for(message.partition_by, count) for message in messages} or set(found.memories)
+
+
+def _runs(memory: PartitionMemory, now: datetime) -> bool:
+    """Whether a processor has the partition."""
+    owner = memory.owner
+    return owner is not None and not owner.released and now - owner.at <= RUNNING
+
+
+def _refuse_running(found: Found, targets: Iterable[int], now: datetime) -> None:
+    """Ends with exit code 4 where an owner has the old ledger in memory, and acts by it.
+
+    One that only observes reads it again when it is adopted; what other partitions remember is not changed.
+    """
+    for partition in sorted(targets):
+        memory = found.memories[partition]
+        if memory.observing is None and _runs(memory, now):
+            end(
+                f"A processor owns partition {partition} of the ledger: stop the processors, wait {RUNNING.seconds} s, "
+                "and try again.",
+                NOT_NOW,
+            )
+
+
+def _refuse_not_empty(found: Found, targets: Iterable[int]) -> None:
+    """Ends with exit code 1 where there are records already; whoever observes began to write them again."""
+    count = sum(len(found.keys[partition]) for partition in targets if partition not in found.observing)
+    if count:
+        end(f"The ledger has {count} records already; --merge adds to it what it does not have.", FAILED)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -230,6 +264,12 @@ def _messages(lines: Sequence[Line], organizations: Sequence[str]) -> list[Messa
         end(f"Not imported: {error}", WRONG)
 
 
+def _those_of(lines: Iterable[Line], messages: Iterable[Message]) -> list[Message]:
+    """Of ``messages`` only those of ``lines``: the others may still be needed to know whose a series is."""
+    keys = {line.key for line in lines}
+    return [message for message in messages if message.key in keys]
+
+
 async def _write(bus: BusClient, messages: Sequence[Message], found: Found, now: datetime) -> None:
     """In order, batch after batch; last of all, that the ledger is begun."""
     with progress("Importing", len(messages)) as advance:
@@ -241,7 +281,7 @@ async def _write(bus: BusClient, messages: Sequence[Message], found: Found, now:
 
 def _founded(found: Found, now: datetime) -> Iterable[Message]:
     for partition, memory in found.memories.items():
-        if memory.founded is None and memory.observing is None:
+        if memory.founded is None and memory.observing is None and not _runs(memory, now):
             entry = Entry(kind="founded", subject=str(partition), value=Fact(at=now))
             yield ledger.to_message(entry, organization="", partition=partition)
 

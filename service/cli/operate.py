@@ -6,6 +6,7 @@ Each group here has no name of its own: its commands stand with the group that i
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
@@ -17,7 +18,8 @@ from service.cli.endings import FAILED, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.orders import PATIENCE, Organization, Wait, give, keys_of, order
 from service.core.identifiers import series_of
-from service.core.ledger import KnownMeeting
+from service.core.ledger import KnownMeeting, PolicyRecord
+from service.core.message import UNREADABLE
 from service.settings import Settings
 
 #: Registrants of one order: a record has to hold them.
@@ -67,8 +69,43 @@ def confirm(
     """Let a new version of the policy, held for changing too much at once, change what it does."""
     if not _VERSION.fullmatch(version):
         end("A version is 12 hex digits; `webex-events policy check FILE` shows it.", WRONG)
-    keys = keys_of(api_settings(), organization)
+    settings = api_settings()
+    keys = _on_trial(settings, version, keys_of(settings, organization))
     give(order("confirm", policy=version), keys, wait, said=f"Version {version} is confirmed")
+
+
+def _on_trial(settings: Settings, version: str, keys: list[str]) -> list[str]:
+    """Those of ``keys`` that have the version on trial; said of the others. Ends with exit code 1 where there is none."""
+    found = over_bus(settings, lambda bus: _trials(bus, keys), create=False)
+    trying = [key for key in keys if found.get(key) == version]
+    others = [
+        f"Version {version} is not on trial; on trial is {found.get(key) or 'none'} ({key})."
+        for key in keys
+        if key not in trying
+    ]
+    if not trying:
+        end("\n".join(others), FAILED)
+    for sentence in others:
+        typer.echo(sentence, err=True)
+    return trying
+
+
+async def _trials(bus: BusClient, keys: Collection[str]) -> dict[str, str]:
+    """The version on trial of each organisation, as the ledger has it; "" for none."""
+    found = dict[str, str]()
+    for partition in await bus.partitions("ledger"):
+        async for record in bus.read("ledger", partition):
+            kind, _, key = record.key.partition("/")
+            if kind == "policy" and key in keys:
+                found[key] = _trial(record.value)
+    return found
+
+
+def _trial(value: bytes | None) -> str:
+    try:
+        return msgspec.json.decode(value, type=PolicyRecord).trial if value is not None else ""
+    except UNREADABLE:
+        return ""
 
 
 @release_app.command(
@@ -85,7 +122,7 @@ def release(
     organization: Organization = None,
     wait: Wait = PATIENCE,
 ) -> None:
-    """Let the policy decide again about registrants whom a person put back, or who were decided already."""
+    """Let the policy decide again about registrants whom a person put back or who were decided, once they are pending."""
     series = series_of(meeting)
     if series is None:
         end(f"{meeting} is not the id of a meeting.", WRONG)
@@ -95,7 +132,8 @@ def release(
         end(f"{wrong[0]!r} is not the id of a registrant.", WRONG)
     wanted = order("release", series=series, registrants=list(dict.fromkeys(registrants)))
     keys = _whose(series, keys_of(api_settings(), organization))
-    give(wanted, keys, wait, said=f"The policy decides again about {len(wanted.registrants)} registrants")
+    said = f"The policy decides again about {len(wanted.registrants)} registrants as soon as they are pending"
+    give(wanted, keys, wait, said=said)
 
 
 def _whose(series: str, keys: list[str]) -> list[str]:
@@ -121,5 +159,5 @@ async def _organization_of(bus: BusClient, series: str) -> str:
 def _organization(value: bytes | None) -> str:
     try:
         return msgspec.json.decode(value, type=KnownMeeting).organization if value is not None else ""
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ""

@@ -15,7 +15,7 @@ import typer
 
 from service.cli.api import options
 from service.cli.api.connection import api_settings, talk
-from service.cli.bus_client import BusClient, over_bus
+from service.cli.bus_client import BusClient, has_bus, over_bus
 from service.cli.clock import utc_now
 from service.cli.credentials import credentials
 from service.cli.endings import WRONG, end
@@ -26,9 +26,13 @@ from service.cli.policy_file import MAX_BYTES, read_lists
 from service.cli.printing import chosen, print_rows
 from service.cli.reading import every_record, progress
 from service.cli.spans import Since, moment_of
-from service.core.backtest import Case, Cases, Judged, Meetings, capacity_of, differences, judged
+from service.core.backtest import Case, Cases, Judged, Meetings, capacity_of, differences, judged, unknown
 from service.core.errors import PolicyError, SettingsError, WebexError
+from service.core.event import rfc3339
+from service.core.identifiers import series_of
+from service.core.ledger import Fact
 from service.core.meetings import Meeting
+from service.core.message import UNREADABLE, Received
 from service.core.policy import Counts, Explanation, Policy, Step, parse
 from service.core.registrants import Registrant
 from service.settings import Settings
@@ -52,6 +56,13 @@ _File = Annotated[Path, typer.Argument(help="The policy file; - reads stdin.")]
 
 #: More people than any meeting has, and a number that a condition can count with.
 _MANY = 1_000_000_000
+
+#: Records of the ledger after which the policy does not decide about somebody again, the strongest first.
+_FINAL = {
+    "human": "a person put them back; `registrants release` gives them to the policy again",
+    "approved": "seen approved; `registrants release` lets it decide again as soon as they are pending",
+    "rejected": "seen rejected; `registrants release` lets it decide again as soon as they are pending",
+}
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -106,6 +117,13 @@ class _Subject:
     counts: Counts
 
 
+class _OutOfHands(msgspec.Struct, frozen=True, kw_only=True):
+    """The policy never decides about somebody any more: ``by`` which kind of record of the ledger, and since when."""
+
+    by: str
+    since: str
+
+
 @policy_app.command(
     "explain",
     cls=Command,
@@ -131,7 +149,10 @@ def policy_explain(
     organization: options.Organization = None,
     form: options.Output = None,
 ) -> None:
-    """Which rule decides about one registrant, why, and what the other rules say. Nothing is changed."""
+    """Which rule decides about one registrant, why, and what the other rules say. Nothing is changed.
+
+    Of a registrant given by an id the ledger says whether the policy still decides about them at all.
+    """
     if not registrant or not meeting:
         end("Say who and where: --registrant ID|FILE --meeting ID|FILE", WRONG)
     settings = api_settings()
@@ -148,7 +169,9 @@ def policy_explain(
         capacity=subject.counts.capacity,
     )
     explanation = policy.explain(subject.registrant, meeting=subject.meeting, counts=counts, now=now)
-    _print_explanation(explanation, counts, form)
+    series = series_of(subject.meeting.id) or subject.meeting.id
+    hands = None if _is_file(registrant) else _out_of_hands(settings, series, registrant)
+    _print_explanation(explanation, counts, hands, form)
 
 
 def _at(text: str | None) -> datetime:
@@ -188,7 +211,48 @@ def _subject(settings: Settings, registrant: str, meeting: str, organization: st
 
 def _from_file(text: str) -> dict[str, Any] | None:
     """The object in the file that ``text`` names; None where it is an id."""
-    return object_of(Path(text)) if is_stdin(text) or os.path.lexists(text) else None
+    return object_of(Path(text)) if _is_file(text) else None
+
+
+def _is_file(text: str) -> bool:
+    """Also where there is none: no id of Webex looks like its name."""
+    return is_stdin(text) or os.path.lexists(text) or "/" in text or text.lower().endswith((".json", ".yaml"))
+
+
+def _out_of_hands(settings: Settings, series: str, id_: str) -> _OutOfHands | None:
+    """What the ledger says of the registrant; None where nothing speaks against a decision, or there is no ledger to ask."""
+    if not has_bus(settings):
+        return None
+    try:
+        facts = over_bus(settings, lambda bus: _facts_about(bus, series, id_), create=False)
+    except typer.Exit:  # the sentence why was said
+        typer.echo("So the ledger was not asked whether the policy still decides about them.", err=True)
+        return None
+    by = next((kind for kind in _FINAL if kind in facts), "")
+    return _OutOfHands(by=by, since=facts[by]) if by else None
+
+
+async def _facts_about(bus: BusClient, series: str, id_: str) -> dict[str, str]:
+    """Since when each of :data:`_FINAL` holds; a release takes back what stands before it."""
+    found = dict[str, str]()
+    async for record in every_record(bus, "ledger"):
+        kind, _, who = record.key.partition("/")
+        if who != f"{series}/{id_}" or kind not in (*_FINAL, "released"):
+            continue
+        if kind != "released":
+            found.pop(kind, None)
+            found |= {kind: _since(record)} if record.value is not None else {}
+        elif record.value is not None:
+            found.clear()
+    return found
+
+
+def _since(record: Received) -> str:
+    """When the fact was noted; where its value cannot be read, when it was written."""
+    try:
+        return rfc3339(msgspec.json.decode(record.value or b"", type=Fact).at)
+    except UNREADABLE:
+        return rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC))
 
 
 def _counted(registrants: Sequence[Registrant], meeting: Meeting) -> Counts:
@@ -196,9 +260,12 @@ def _counted(registrants: Sequence[Registrant], meeting: Meeting) -> Counts:
     return Counts(approved=statuses["approved"], pending=statuses["pending"], capacity=capacity_of(meeting))
 
 
-def _print_explanation(explanation: Explanation, counts: Counts, form: Format | None) -> None:
+def _print_explanation(
+    explanation: Explanation, counts: Counts, hands: _OutOfHands | None, form: Format | None
+) -> None:
     if chosen(form) is not Format.TABLE:
-        print_rows({**msgspec.to_builtins(explanation), "counts": msgspec.to_builtins(counts)}, form)
+        more = {"counts": msgspec.to_builtins(counts), "outOfHands": msgspec.to_builtins(hands)}
+        print_rows({**msgspec.to_builtins(explanation), **more}, form)
         return
     decision = explanation.decision
     rows = [
@@ -208,6 +275,9 @@ def _print_explanation(explanation: Explanation, counts: Counts, form: Format | 
     print_rows(rows, Format.TABLE, columns=("rule", "then", "says", "decides"))
     typer.echo("")
     print_rows(msgspec.to_builtins(decision), Format.TABLE)
+    if hands is not None:
+        typer.echo("")
+        typer.echo(f"They are out of the policy's hands since {hands.since} ({_FINAL[hands.by]}).")
 
 
 def _says(step: Step) -> str:
@@ -313,7 +383,7 @@ class _Backtest:
             "changed": sum(row["count"] for row in rows),
             "open": sum(row["open"] for row in rows),
             "byPeople": sum(result.people for result in self.results),
-            "unknownMeetings": sorted(everywhere - self.meetings.keys()),
+            "unknownMeetings": unknown(everywhere, self.policy, self.meetings),
             "unreadable": self.unreadable,
             "items": rows,
         }
@@ -337,8 +407,8 @@ def _print_backtest(backtest: _Backtest, form: Format | None) -> None:
     typer.echo(said, err=True)
     if report["unknownMeetings"]:
         typer.echo(
-            f"Of {len(report['unknownMeetings'])} meetings neither the events nor Webex told anything: rules that ask "
-            "for a title or a host do not fit them.",
+            f"Of {len(report['unknownMeetings'])} meetings too little is known, since only Webex tells titles: rules that ask "
+            "for a title, or for what else nobody told, do not fit them.",
             err=True,
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,10 +92,17 @@ def _read(file: Path) -> Texts:
     return text, read_lists(text, file.parent)
 
 
+def _beginning(file: Path, most: int) -> bytes:
+    """At most so many bytes of a regular file: a pipe, say, would keep us waiting for ever. Raises OSError."""
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123 - by its number
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "No regular file")
+        return stream.read(most)
+
+
 def _list_text(file: Path) -> str | None:
     try:
-        with file.open("rb") as stream:
-            content = stream.read(LARGEST_LIST + 1)
+        content = _beginning(file, LARGEST_LIST + 1)
         return content.decode("utf-8-sig") if len(content) <= LARGEST_LIST else None
     except (OSError, UnicodeDecodeError):
         return None
@@ -100,8 +110,7 @@ def _list_text(file: Path) -> str | None:
 
 def _policy_text(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+        content = _beginning(file, MAX_BYTES + 1)
         if len(content) <= MAX_BYTES:
             return content.decode("utf-8-sig")
         said = f"WEBEX_EVENTS_POLICY__FILE: {file} is larger than 1 MiB"

@@ -45,6 +45,11 @@ _DONE = {"cancel": ("pending", "cancelled", "canceled"), "reject": ("rejected",)
 #: Webex shows the effect of a batch late: it is asked so often, with so many seconds in between.
 _LOOKS, _PAUSE = 3, 2.0
 
+_REJECTED = (
+    "After `registrants release` the policy decides about rejected registrants only as soon as they are pending again; "
+    "--to cancel is for those who are to be released later."
+)
+
 #: What stands in the place of a rule where none decided, as in a backtest.
 _DEFAULT = "(default)"
 
@@ -102,7 +107,7 @@ def undo(
     """Cancel or reject whom a rule approved: shown first, done after the count was confirmed, read back.
 
     Who was decided by a person or a command since is left alone. The policy never decides again about those that were
-    undone, until `registrants release` says so.
+    undone, until `registrants release` says so; of rejected ones, as soon as they are pending too.
     """
     settings, begin, series = api_settings(), _moment(since), _series(meeting)
     if not rule:
@@ -121,6 +126,8 @@ def undo(
     _confirm(count, len(meetings), to, yes=yes)
     outcome = _done(settings, meetings, to, notify=notify == "true")
     _print(meetings, outcome.results, form)
+    if to == "reject":
+        typer.echo(_REJECTED, err=True)
     _finish(outcome)
     if lost:
         raise typer.Exit(FAILED)
@@ -152,12 +159,21 @@ async def _found(bus: BusClient, rule: str, since: datetime, series: str | None)
     async for record in every_record(bus, "registrants", since=since, now=utc_now()):
         if series in (None, record.key):
             cases.add(record.value)
+    _warn_of_unknown(rule, cases)
     people: dict[str, list[Case]] = {}
     for case in cases.in_order():
         if _approved_by(case, rule):
             people.setdefault(case.series, []).append(case)
     known = await _known(bus, people) if people else {}
     return [_Meeting(series, known.get(series), tuple(those)) for series, those in people.items()]
+
+
+def _warn_of_unknown(rule: str, cases: Cases) -> None:
+    """Said where no fact names the rule: it may be a slip of the pen."""
+    named = {case.rule or _DEFAULT for case in cases.in_order() if case.by == "policy"}
+    if rule not in named:
+        there = f"; it names: {', '.join(sorted(named))}" if named else ""
+        typer.echo(f'Nothing that is on the bus since then names a rule "{rule}"{there}.', err=True)
 
 
 def _approved_by(case: Case, rule: str) -> bool:

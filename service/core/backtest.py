@@ -15,7 +15,7 @@ import msgspec
 
 from service.core.event import CloudEvent, decode
 from service.core.meetings import Meeting, moment
-from service.core.policy import Counts, Policy
+from service.core.policy import Counts, Policy, Rule
 from service.core.registrants import Registrant
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,6 +106,20 @@ def _tell(case: Case, what: str, event: CloudEvent) -> None:
         return  # registered, updated: no decision
     case.proposed = what == "proposed"
     case.rule, case.by, case.decided = str(said.get("rule", "")), str(said.get("by", "")), event.time
+
+
+def unknown(series: Iterable[str], policy: Policy, meetings: Mapping[str, Meeting]) -> list[str]:
+    """The meetings of ``series`` of which too little is known to judge anybody by ``policy``: nothing; or no title, where a
+    rule about registrants is for meetings of some title only, or its condition may read the title.
+    """
+    titled = any(_asks_for_title(rule) for rule in policy.rules)
+    known = {each for each, meeting in meetings.items() if meeting.title or not titled}
+    return sorted(set(series) - known)
+
+
+def _asks_for_title(rule: Rule) -> bool:
+    read = rule.condition.reads["meeting"]
+    return rule.scope.title is not None or read is None or "title" in read
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +223,10 @@ def differences(results: Iterable[Judged]) -> list[Difference]:
 
 
 class Meetings:
-    """What the topic ``meetings`` tells of each series: add its records; the last word about a field counts."""
+    """What the topic ``meetings`` tells of each series: add its records; the last word about a field counts.
+
+    Webhooks tell host, site and times; neither the title nor the registration form (webex-facts: "Not in data").
+    """
 
     def __init__(self) -> None:
         self._fields: dict[str, dict[str, Any]] = {}

@@ -7,12 +7,13 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from service.bus.kafka_partitioner import partition_for
 from service.bus.topics import TopicPlan
 from service.cli.bus_client import opened_bus_client
 from service.core import ledger
@@ -174,6 +175,39 @@ def test_a_running_processor_would_not_see_it(
     assert ("founded/0" in written) == (code == 0 and OBSERVING not in more)
 
 
+@pytest.mark.parametrize("merge", [[], ["--merge"]], ids=["implied", "said"])
+def test_what_an_observer_wrote_is_in_nobodys_way(tmp_path: Path, merge: list[str]) -> None:
+    """It has seen people again before anything was imported: what it says stays, and the rest is added."""
+    p2 = Entry(kind="human", subject="s1", registrant="p2", value=Fact(at=NOW))
+    file = exported(tmp_path / "a", *ENTRIES, p2)
+    newer = Entry(kind="seen", subject="s1", registrant="p1", value=Seen(status="approved"))
+    settings = journal(tmp_path, OBSERVING, owner(age=2), ENTRIES[0], newer)
+    done = invoke("ledger", "import", str(file), *merge, "--yes", folder=tmp_path, settings=settings)
+
+    assert done.returncode == 0, done.stderr
+    written = keys(on(tmp_path / "data", "ledger"))
+    assert written == ["observing/0", "meeting/s1", "seen/s1/p1", "human/s1/p1", "human/s1/p2"]
+
+
+def test_whose_a_series_is_counts_also_where_that_is_known_already(tmp_path: Path) -> None:
+    """Of several organisations: the file's record of the meeting says it, although it is not written once more."""
+    second = "11111111-2222-4333-8444-555555555555"
+    meeting = Entry(kind="meeting", subject="s2", value=KnownMeeting(organization=second))
+    human = Entry(kind="human", subject="s2", registrant="p", value=Fact(at=NOW))
+    file = exported(tmp_path / "a", *ENTRIES, meeting, human)
+    settings = {
+        **journal(tmp_path, OBSERVING, ENTRIES[0], meeting),
+        "WEBEX__TOKEN": "t",
+        "WEBEX__ORGANIZATION_ID": "22222222-2222-4333-8444-555555555555",
+        "WEBEX__ORGANIZATIONS__EMEA__ID": second,
+        "WEBEX__ORGANIZATIONS__EMEA__TOKEN": "u",
+    }
+    done = invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings)
+
+    assert done.returncode == 0, done.stderr
+    assert "human/s2/p" in keys(on(tmp_path / "data", "ledger"))
+
+
 def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
     """With the file and the line."""
     (tmp_path / "x").write_text("hello\n")
@@ -304,6 +338,44 @@ def test_from_the_journal_to_kafka(kafka: Cluster, topic_prefix: str, tmp_path: 
     assert [at[f"founded/{partition}"] for partition in range(4)] == [0, 1, 2, 3]
     assert all(at[f"meeting/s{n}"] == at[f"human/s{n}/p"] for n in range(8))
     assert [at[f"meeting/s{n}"] for n in range(8)] == asyncio.run(_partitions(wanted, organizations))
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(("observing", "code"), [(True, 0), (False, 4)], ids=["observed", "owned"])
+def test_only_the_owners_of_what_is_imported_count(
+    kafka: Cluster, topic_prefix: str, tmp_path: Path, *, observing: bool, code: int
+) -> None:
+    """Of four partitions that processors run on, three had no work and were founded: nothing is written there."""
+    target = partition_for("default", 4)
+    file = exported(tmp_path / "a", *ENTRIES)
+    settings = {
+        "BUS": "kafka",
+        "KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "KAFKA__TOPIC_PREFIX": topic_prefix,
+        "JOURNAL__PATH": str(tmp_path / "unused"),
+    }
+    asyncio.run(create_topics(kafka, topic_prefix, [TopicPlan(name="ledger", partitions=4, compacted=True)]))
+    wanted = load({f"WEBEX_EVENTS_{name}": value for name, value in settings.items()})
+    asyncio.run(_running_on(wanted, {target} if observing else set()))
+    done = invoke("ledger", "import", str(file), "--yes", folder=tmp_path, settings=settings)
+
+    refusal(done, code)
+    records = asyncio.run(read_topic(kafka, topic_prefix, "ledger", partitions=4))
+    written = {record.key: record.partition for record in records if record.key.startswith(("human/", "seen/"))}
+    assert written == ({"human/s1/p1": target, "seen/s1/p1": target} if code == 0 else {})
+    assert (f"founded/{target}" in {record.key for record in records}) == (not observing)
+
+
+async def _running_on(settings: object, observing: Collection[int]) -> None:
+    """Owners of four partitions; of ``observing`` the ledger was lost."""
+    entries = []
+    for partition in range(4):
+        lease = Owner(instance="a", at=datetime.now(UTC))
+        entries.append((partition, Entry(kind="owner", subject=str(partition), value=lease)))
+        begun = "observing" if partition in observing else "founded"
+        entries.append((partition, Entry(kind=begun, subject=str(partition), value=Fact(at=NOW))))
+    async with opened_bus_client(settings) as bus:  # type: ignore[arg-type]
+        await bus.publish([ledger.to_message(entry, organization="", partition=p) for p, entry in entries])
 
 
 async def _partitions(settings: object, organizations: list[str]) -> list[int]:

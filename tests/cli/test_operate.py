@@ -121,17 +121,31 @@ async def test_every_organisation_is_paused_or_the_one_that_is_named(owner: Owne
 
 
 async def test_a_version_is_confirmed(owner: Owner) -> None:
-    """The one on trial; of another one nothing is said that is not so."""
+    """The one on trial; of another one it is said which that is, and nothing is ordered."""
     held = PolicyRecord(accepted="0" * 12, trial=VERSION, held="too many")
     await owner.remember(Entry(kind="policy", subject="default", value=held))
     wrong = await owner.told("policy", "confirm", "f" * 12, "--wait", "0.6")
-    assert refusal(wrong, 4)
+    assert refusal(wrong, 1) == [f"Version {'f' * 12} is not on trial; on trial is {VERSION} (default)."]
     done = await owner.told("policy", "confirm", VERSION)
+    again = await owner.told("policy", "confirm", VERSION)
 
     assert done.returncode == 0
+    assert refusal(again, 1) == [f"Version {VERSION} is not on trial; on trial is none (default)."]
+    assert [order.policy for order in owner.orders] == [VERSION]
     policies = owner.ledger.partition(owner.ledger.place("default", 0)).policies
     assert policies["default"].accepted == VERSION
     assert policies["default"].held == ""
+
+
+async def test_a_version_is_confirmed_where_it_is_on_trial(owner: Owner) -> None:
+    """Of several organisations only the one that has it on trial is given the order."""
+    held = PolicyRecord(accepted="0" * 12, trial=VERSION, held="too many")
+    await owner.remember(Entry(kind="policy", subject=SECOND, value=held), organization=SECOND)
+    done = await owner.told("policy", "confirm", VERSION, **TWO)
+
+    assert (done.returncode, done.stdout.decode()) == (0, f"Version {VERSION} is confirmed ({SECOND}).\n")
+    assert "on trial is none (default)" in done.stderr.decode()
+    assert [order.organization for order in owner.orders] == [SECOND]
 
 
 async def test_registrants_are_released(owner: Owner) -> None:
@@ -144,7 +158,8 @@ async def test_registrants_are_released(owner: Owner) -> None:
     )
     done = await owner.told("registrants", "release", SERIES, "a", "b", "a")
 
-    assert (done.returncode, done.stdout) == (0, b"The policy decides again about 2 registrants (default).\n")
+    said = b"The policy decides again about 2 registrants as soon as they are pending (default).\n"
+    assert (done.returncode, done.stdout) == (0, said)
     memory = owner.ledger.series(owner.ledger.place("default", 0), SERIES).registrants["a"]
     assert (memory.intent, memory.approved, memory.human) == (None, False, False)
 

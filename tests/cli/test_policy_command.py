@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,11 @@ def test_a_bad_policy_is_2(tmp_path: Path, content: bytes | None, problems: list
 
     assert len(lines) == len(problems)
     assert all(line.startswith(problem) for line, problem in zip(lines, problems, strict=True))
+
+
+def test_a_list_that_is_a_pipe_is_2(tmp_path: Path) -> None:
+    """It is not waited for."""
+    (tmp_path / "policy.yaml").write_text("version: 1\nlists: {vips: {file: vips.txt}}\n")
+    os.mkfifo(tmp_path / "vips.txt")
+    (said,) = refusal(run("policy", "check", "policy.yaml", folder=tmp_path), 2)
+    assert 'the file "vips.txt" cannot be read' in said

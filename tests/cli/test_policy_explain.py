@@ -10,10 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from service.core import event
+from service.bus.journal import FILE_NAME
+from service.core import event, ledger
+from service.core.ledger import Entry, Fact
+from service.core.message import Message
 from tests.cli.program import invoke, refusal
+from tests.cli.records import put
 from tests.cli.test_api import TOKEN, beside, in_days, simulated
-from tests.facts import fact
+from tests.facts import NOW, fact
 
 POLICY = """
 version: 1
@@ -119,6 +123,9 @@ def test_for_people(folder: Path) -> None:
         ),
         pytest.param(["--registrant", "-", "--meeting", "-"], id="stdin twice"),
         pytest.param(["--registrant", "", "--meeting", "meeting.json"], id="nobody"),
+        pytest.param(["--registrant", "missing.json", "--meeting", "meeting.json"], id="no such file"),
+        pytest.param(["--registrant", "person.json", "--meeting", "missing.yaml"], id="no such file for a meeting"),
+        pytest.param(["--registrant", "missing/person", "--meeting", "meeting.json"], id="no such folder"),
         pytest.param(["--registrant", ".", "--meeting", "meeting.json"], id="a folder"),
         pytest.param(["--registrant", "latin.json", "--meeting", "meeting.json"], id="not UTF-8"),
         pytest.param(["--registrant", "person.json", "--meeting", "latin.json"], id="a meeting that is not UTF-8"),
@@ -149,6 +156,14 @@ def test_an_empty_object_is_no_id(folder: Path) -> None:
     arguments = ("policy.yaml", "--registrant", "nobody.json", "--meeting", "meeting.json")
     (line,) = refusal(invoke("policy", "explain", *arguments, folder=folder), 2)
     assert line == "What the files hold is no registrant or no meeting as Webex has them."
+
+
+def test_a_file_that_is_not_there_is_no_id(folder: Path) -> None:
+    """Its name says what was meant."""
+    settings = {"WEBEX__BASE_URL": "http://127.0.0.1:1", "WEBEX__TOKEN": "t"}
+    arguments = ("policy.yaml", "--registrant", "missing.json", "--meeting", "meeting.json")
+    said = refusal(invoke("policy", "explain", *arguments, folder=folder, settings=settings), 2)
+    assert said == ["missing.json cannot be read (No such file or directory)"]
 
 
 @pytest.mark.parametrize("id_", ["r" * 300, "r" * 5000, "\udcff", "..", "a/b"], ids=lambda each: ascii(each[:4]))
@@ -189,3 +204,52 @@ def test_webex_is_asked_about_ids(folder: Path, webex: tuple[str, str, list[str]
     assert explained(folder, *mixed, **settings)["decision"]["rule"] == "partners-in"
     unknown = ("policy", "explain", "policy.yaml", "--registrant", "nobody", "--meeting", meeting)
     refusal(invoke(*unknown, folder=folder, settings=settings), 3)
+
+
+def noted(kind: str, meeting: str, id_: str, *, there: bool = True) -> Message:
+    """A record of the ledger about a registrant."""
+    entry = Entry(kind=kind, subject=meeting, registrant=id_, value=Fact(at=NOW) if there else None)
+    return ledger.to_message(entry, organization="default")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "by"),
+    [
+        ([], None),
+        (["approved"], "approved"),
+        (["rejected"], "rejected"),
+        (["approved", "human"], "human"),
+        (["human", "released"], None),
+        (["human", "released", "approved"], "approved"),
+        (["approved", "-approved"], None),
+        (["human", "released", "-released"], None),
+    ],
+    ids=str,
+)
+def test_who_is_out_of_the_policys_hands(
+    folder: Path, webex: tuple[str, str, list[str]], kinds: list[str], by: str | None
+) -> None:
+    """Whatever the rules say: by the ledger, and where there is one."""
+    url, meeting, people = webex
+    settings = {"WEBEX__BASE_URL": f"{url}/v1", "WEBEX__TOKEN": TOKEN}
+    records = [noted(kind.lstrip("-"), meeting, people[1], there=kind[0] != "-") for kind in kinds]
+    put(folder / "data", noted("human", meeting, people[2]), *records)
+    asked = ("policy.yaml", "--registrant", people[1], "--meeting", meeting)
+    found = explained(folder, *asked, **settings)
+    shown = invoke("policy", "explain", *asked, "-o", "table", folder=folder, settings=settings).stdout.decode()
+
+    assert found["outOfHands"] == ({"by": by, "since": "2026-03-01T12:00:00.000Z"} if by else None)
+    assert ("out of the policy's hands since 2026-03-01T12:00:00.000Z" in shown) == (by is not None)
+
+
+def test_a_ledger_that_cannot_be_read_is_no_obstacle(folder: Path, webex: tuple[str, str, list[str]]) -> None:
+    """It is said on stderr; what the rules say is printed."""
+    url, meeting, people = webex
+    (folder / "data").mkdir()
+    (folder / "data" / FILE_NAME).write_bytes(b"no journal" * 1000)
+    settings = {"WEBEX__BASE_URL": f"{url}/v1", "WEBEX__TOKEN": TOKEN}
+    asked = ("policy", "explain", "policy.yaml", "--registrant", people[1], "--meeting", meeting)
+    done = invoke(*asked, folder=folder, settings=settings)
+
+    assert json.loads(done.stdout)["outOfHands"] is None
+    assert refusal(done, 0)[-1].startswith("So the ledger was not asked")

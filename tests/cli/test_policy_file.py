@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -124,6 +125,20 @@ async def test_a_bad_list_refuses_the_new_version(listed: Path, content: bytes |
     assert asked(live, "ann@example.org") == "approve"
     assert [line["event"] for line in logs] == ["policy.refused"]
     assert logs[0]["problems"][0].startswith(said)
+
+
+async def test_a_pipe_keeps_nobody_waiting(listed: Path) -> None:
+    """Neither in the place of a list nor of the policy: nothing may ever be written into it."""
+    live = LivePolicy(listed)
+    for file in (listed.parent / "vips.txt", listed):
+        file.unlink()
+        os.mkfifo(file)
+        with capture_logs() as logs:
+            async with asyncio.timeout(5):
+                await live.refresh()
+                await live.refresh()
+        assert [line["event"] for line in logs] == ["policy.refused"]
+    assert asked(live, "ann@example.org") == "approve"
 
 
 def test_nothing_starts_on_a_bad_list(listed: Path) -> None:

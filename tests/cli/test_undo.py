@@ -120,6 +120,20 @@ def test_what_the_rule_approved_is_taken_back(scene: Scene, to: str, status: str
     assert write["sendEmail"] is False
 
 
+@pytest.mark.parametrize("to", ["cancel", "reject"])
+def test_who_is_rejected_is_not_released_so_easily(scene: Scene, to: str) -> None:
+    """Nobody decides about them before they are pending: that is said, and what to do instead."""
+    said = scene.undo("--to", to, "--yes").stderr.decode()
+    assert ("as soon as they are pending" in said and "--to cancel" in said) == (to == "reject")
+
+
+def test_a_rule_that_nothing_names(scene: Scene) -> None:
+    """Is no error, but said: it may be misspelt."""
+    said = refusal(scene.undo("--dry-run", rule="partner-in"), 0)
+    assert said == ['Nothing that is on the bus since then names a rule "partner-in"; it names: another, partners-in.']
+    assert refusal(scene.undo("--dry-run"), 0) == []
+
+
 def test_a_longer_span(scene: Scene) -> None:
     """Who was approved three hours ago, too."""
     assert len(scene.items("--yes", since="1d")) == 3

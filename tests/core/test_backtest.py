@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from service.core import event
-from service.core.backtest import Case, Cases, Difference, Judged, Meetings, differences, judged
+from service.core.backtest import Case, Cases, Difference, Judged, Meetings, differences, judged, unknown
 from service.core.event import CloudEvent
 from service.core.meetings import Meeting
 from service.core.policy import parse
@@ -197,9 +197,9 @@ def test_meetings_are_known_from_their_events() -> None:
     """The last word about a field counts; the times of an instance are not those of the series."""
     meetings = Meetings()
     for each in (
-        fact("created", SERIES, family="meeting", title="Tea", start="2026-03-02", hostEmail="h@example.org"),
-        fact("updated", SERIES, family="meeting", title="Tea time", raw={"sessionType": 3}, webhook={"id": "w"}),
-        fact("started", f"{SERIES}_I_1", family="meeting", title="Tea time", start="2026-03-09"),
+        fact("created", SERIES, family="meeting", start="2026-03-02", hostEmail="g@example.org"),
+        fact("updated", SERIES, family="meeting", hostEmail="h@example.org", raw={"state": "x"}, webhook={"id": "w"}),
+        fact("started", f"{SERIES}_I_1", family="meeting", start="2026-03-09", siteUrl="example.webex.com"),
         fact("joined", "x", family="participant"),
     ):
         meetings.add(event.encode(each))
@@ -207,10 +207,30 @@ def test_meetings_are_known_from_their_events() -> None:
         meetings.add(value)
     meeting = meetings.known()[SERIES]
 
-    assert (meeting.title, meeting.fields["start"], meeting.host_email) == ("Tea time", "2026-03-02", "h@example.org")
-    assert meeting.fields["id"] == SERIES
-    assert meeting.fields["sessionType"] == 3
+    assert (meeting.title, meeting.fields["start"], meeting.host_email) == ("", "2026-03-02", "h@example.org")
+    assert (meeting.fields["id"], meeting.fields["state"]) == (SERIES, "x")
+    assert meeting.fields["siteUrl"] == "example.webex.com"
     assert "webhook" not in meeting.fields
+
+
+@pytest.mark.parametrize(
+    ("rule", "asks"),
+    [
+        pytest.param('{name: r, meetings: {title: "Tea*"}, when: "true", then: approve}', True, id="scope"),
+        pytest.param("{name: r, when: 'meeting.title == \"Tea\"', then: approve}", True, id="condition"),
+        pytest.param("{name: r, when: 'meeting.hostEmail == \"h\"', then: approve}", False, id="host"),
+        pytest.param(
+            '{name: r, meetings: {host: "h@example.org"}, when: "true", then: approve}', False, id="other scope"
+        ),
+    ],
+)
+def test_a_meeting_without_a_title_is_not_known_where_that_is_asked_for(rule: str, asks: bool) -> None:
+    """No event has one; nothing is silently taken to be called nothing."""
+    policy = parse(f"version: 1\nrules:\n  - {rule}\n")
+    titled = Meeting(id="b" * 32, title="Tea", fields={})
+    meetings = {SERIES: Meeting(id=SERIES, title="", fields={}), titled.id: titled}
+    found = unknown([SERIES, titled.id, "c" * 32], policy, meetings)
+    assert found == ([SERIES] if asks else []) + ["c" * 32]
 
 
 def test_a_case_holds_its_fields_as_bytes() -> None:
