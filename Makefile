@@ -18,7 +18,7 @@ run: .venv/.run ## everything in one process, with a simulated Webex and no Kafk
 	@trap : INT; $(BIN)/webex-events dev || { status=$$?; [ $$status -eq 130 ] || exit $$status; }
 
 test: .venv/.dev ## all tests; those on real Kafka wherever Java and Maven are to be had
-	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 faults: .venv/.dev ## the long scenarios (some minutes): processes killed and frozen, answers lost, ten thousand registrants
 	@$(BIN)/python -m tests.faults $(PYTEST_FLAGS)
