@@ -23,6 +23,7 @@ from service.cli.reading import every_record, progress
 from service.cli.spans import moment_of
 from service.core import dead_letters, event
 from service.core.dead_letters import DISCARDED, REDRIVEN, Letter, Letters
+from service.core.message import UNREADABLE
 
 TOPIC = "dead-letters"
 
@@ -294,5 +295,5 @@ def _readable(content: bytes | None) -> dict[str, Any]:
         return {"record": None}
     try:
         return {"record": msgspec.json.decode(content)}
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return {"recordBase64": base64.b64encode(content).decode()}

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from service.cli.endings import WRONG, end
+from service.core.message import UNREADABLE
 
 #: Bytes that are read of a file or of stdin: more than any of them can have.
 LONGEST_INPUT = 2 << 20
@@ -42,7 +43,7 @@ def object_of(file: Path) -> dict[str, Any]:
     """The JSON object in ``file``; of a CloudEvent, its data. Ends with exit code 2 where there is none."""
     try:
         found = msgspec.json.decode(bytes_of(file), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         end(f"{file} is no JSON object", WRONG)
     data = found.get("data")
     return data if "specversion" in found and isinstance(data, dict) else found

@@ -22,7 +22,7 @@ from service.cli.endings import NOT_NOW, WRONG, end
 from service.core import work
 from service.core.event import rfc3339
 from service.core.ledger import PolicyRecord
-from service.core.message import Received
+from service.core.message import UNREADABLE, Received
 from service.core.organizations import organization_id
 from service.core.work import Order
 from service.settings import Settings
@@ -129,7 +129,7 @@ def _says_so(given_: Order, value: bytes | None) -> bool:
         return (value is None) == (given_.verb in ("resume", "adopt"))
     try:
         return value is not None and msgspec.json.decode(value, type=PolicyRecord).accepted == given_.policy
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
 
 

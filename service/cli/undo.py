@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-import msgspec
 import typer
 
 from service.cli.api import options
@@ -31,6 +30,7 @@ from service.core.backtest import Case, Cases
 from service.core.errors import SettingsError, WebexError, WebexNotFound
 from service.core.identifiers import series_of
 from service.core.ledger import KnownMeeting
+from service.core.message import UNREADABLE
 from service.core.organizations import ONLY_ORGANIZATION
 from service.core.registrants import BATCH, Registrant
 from service.settings import Settings
@@ -197,7 +197,7 @@ async def _known(bus: BusClient, people: Mapping[str, object]) -> dict[str, Know
 def _entry(key: str, value: bytes) -> object:
     try:
         entry = ledger.from_record(key, value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return entry.value if entry else None
 

@@ -7,11 +7,10 @@ repeated at all after a call that may have had its effect: it is looked for, and
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +22,7 @@ from service.controllers.ledger import Ledger, Place
 from service.controllers.permission import Permission
 from service.controllers.ports import Clock, Observer, Tenant
 from service.controllers.sponsors import Sponsors
+from service.controllers.turns import Turns
 from service.core import commands
 from service.core.commands import Allowed, Answer, Ending
 from service.core.errors import Reaction, RecordRefused, WebexError, WebexNotFound, WebexUnauthorized, WritesStopped
@@ -52,14 +52,6 @@ class Again:
     """Not yet: execute it again after so many seconds."""
 
     delay: float
-
-
-@dataclass
-class _Turn:
-    """Who works on an id, and how many do, or wait for it."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
 
 
 @dataclass
@@ -123,7 +115,7 @@ class CommandsController:
         self._tenants, self._ledger, self._permission, self._sponsors = tenants, ledger, permission, sponsors
         self._allowed, self._observer, self._receiver, self._now = allowed, observer, receiver, now
         self._restricted, self._doubt, self._usable, self._chance = restricted, doubt, usable, chance
-        self._turns: dict[str, _Turn] = {}
+        self._turns = Turns()
         self._memos: dict[Place, dict[str, _Memo]] = {}
         self._log = structlog.get_logger()
 
@@ -132,7 +124,7 @@ class CommandsController:
 
         Raises NotOwner, or CannotStore where the outcome could not be published: executed again, it is only published.
         """
-        async with self._turn(command.id):
+        async with self._turns.turn(command.id):
             return await self._execute(place, command, attempts)
 
     async def _execute(self, place: Place, command: Command, attempts: int) -> Done | Again:
@@ -148,19 +140,6 @@ class CommandsController:
         attempt = _Try(place, command, attempts, known.at if known else None, memo)
         ending = memo.unsaid or await self._ending(attempt)
         return ending if isinstance(ending, Again) else await self._finish(attempt, ending)
-
-    @asynccontextmanager
-    async def _turn(self, id_: str) -> AsyncIterator[None]:
-        """One at a time for the same id: a command that came twice must find what the first one remembered."""
-        turn = self._turns.setdefault(id_, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[id_]
 
     # --- may it be, and was it ------------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ webhooks told of.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from service.controllers.turns import Turns
 from service.core import guests
 from service.core.errors import Reaction, WebexError, WebexNotFound
 from service.core.guests import (
@@ -185,14 +185,6 @@ class _Held:
     listed: datetime | None = None
 
 
-@dataclass
-class _Turn:
-    """Who is at work for a key, and how many are, or wait for it."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
 @dataclass(frozen=True)
 class _Picture:
     """The sponsored meetings between ``since`` and ``until``, as a list ``asked`` for then showed them."""
@@ -217,7 +209,7 @@ class Sponsor:
     def __init__(self, webex: Webex, *, licence: int, clock: Clock = Clock(), patience: Patience = Patience()) -> None:
         self._webex, self._licence, self._clock, self._patience = webex, licence, clock, patience
         self._held: dict[str, _Held] = {}
-        self._turns: dict[str, _Turn] = {}
+        self._turns = Turns()
         self._progress, self._listed = InProgress(), frozenset[str]()
         self._hosts: frozenset[str] = frozenset()
         self._log = structlog.get_logger()
@@ -237,7 +229,7 @@ class Sponsor:
         wanted = guests.read(body, now=self._clock.now())
         if isinstance(wanted, Refused):
             return self._refused(wanted)
-        async with self._turn(key):
+        async with self._turns.turn(key):
             meeting = await self._meeting(wanted, key=key, wait=wait)
         if isinstance(meeting, Refused):
             return self._refused(meeting)
@@ -245,19 +237,6 @@ class Sponsor:
             self._log.warning("guests.outcome_unknown", status=meeting.status, tracking_id=meeting.tracking_id)
             return meeting
         return await self._hand_out(wanted, meeting, key=key)
-
-    @asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
-        """One at a time for the same key; others are not held up."""
-        turn = self._turns.setdefault(key, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[key]
 
     async def found(self, body: object, *, key: str) -> bool:
         """Whether Webex shows the meeting that was made for this key and this ``body``. Nothing is made. Raises WebexError."""

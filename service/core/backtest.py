@@ -15,6 +15,7 @@ import msgspec
 
 from service.core.event import CloudEvent, decode
 from service.core.meetings import Meeting, moment
+from service.core.message import UNREADABLE
 from service.core.policy import Counts, Policy, Rule
 from service.core.registrants import Registrant
 
@@ -66,7 +67,7 @@ class Cases:
         """One record; what is no fact about a registrant counts as unreadable."""
         try:
             event = decode(value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             self.unreadable += 1
             return
         id_ = event.data.get("id")
@@ -235,7 +236,7 @@ class Meetings:
         """One record; others than those about meetings are passed over."""
         try:
             event = decode(value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return
         if not event.type.startswith("webex.meeting."):
             return

@@ -27,6 +27,7 @@ from service.core.event import CloudEvent, event_id, new_event, rfc3339, source_
 from service.core.guests import tags_of
 from service.core.identifiers import is_series, series_of
 from service.core.ledger import CommandRecord, Entry, Fact, Intent, Memory, SeriesMemory, command_entry
+from service.core.message import UNREADABLE
 from service.core.organizations import Organization, Organizations
 from service.core.registrants import DELETED
 from service.core.work import Command
@@ -139,7 +140,7 @@ def read(value: bytes | None) -> dict[str, Any] | None:
     """The JSON object of a record, where it has a usable ``id``; None for anything that nobody could be answered about."""
     try:
         event = msgspec.json.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     id_ = event.get("id") if isinstance(event, dict) else None
     return event if isinstance(id_, str) and 0 < len(id_) <= ID_CHARACTERS else None

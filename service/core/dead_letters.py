@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from service.core.event import CloudEvent, decode, event_id, new_event, rfc3339
-from service.core.message import Message, Received
+from service.core.message import UNREADABLE, Message, Received
 
 #: Bytes of a record that its letter repeats; of a longer one its place has to do, where retention keeps it.
 LONGEST = 512 * 1024
@@ -148,7 +148,7 @@ class Letters:
                 self._bury(event)
             else:
                 self._close(event.partitionkey, state, event.time)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+        except (*UNREADABLE, KeyError):
             self.unreadable += 1
 
     def _bury(self, event: CloudEvent) -> None:
@@ -170,7 +170,7 @@ def content_of(value: bytes | None, id_: str) -> bytes | None:
         if event.type != BURIED or event.partitionkey != id_:
             return None
         return base64.b64decode(event.data["valueBase64"], validate=True)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, binascii.Error):
+    except (*UNREADABLE, KeyError, TypeError, binascii.Error):
         return None
 
 

@@ -20,7 +20,7 @@ import msgspec
 from service.core.errors import EventProcessorError
 from service.core.event import rfc3339
 from service.core.ledger import Dirty, KnownMeeting, from_record
-from service.core.message import Message
+from service.core.message import UNREADABLE, Message
 
 FORMAT = "webex-events ledger"
 VERSION = 1
@@ -128,14 +128,14 @@ def _exported(key: str, value: bytes) -> bytes | None:
             return None
         msgspec.json.decode(value)  # also what no field asks for has to be JSON
         return msgspec.json.format(value, indent=-1)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _by_its_key(key)
 
 
 def _by_its_key(key: str) -> bytes | None:
     try:
         entry = from_record(key, b"")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return msgspec.json.encode(entry.value) if entry is not None else None
 
@@ -160,7 +160,7 @@ def _checked(line: Line, number: int) -> Line:
         raise LedgerFileError(f"line {number}: what is about a partition ({line.kind}) is never put back")
     try:
         entry = from_record(line.key, bytes(line.value))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise LedgerFileError(f"line {number}: no value of a record of this kind ({line.kind})") from None
     if entry is None:
         raise LedgerFileError(f"line {number}: no key of a record of the ledger")
@@ -184,7 +184,7 @@ def missing(lines: Iterable[Line], there: Records) -> list[Line]:
 def _decoded(row: bytes, type_: type[_T], number: int) -> _T:
     try:
         return msgspec.json.decode(row, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise LedgerFileError(f"line {number}: not what an export writes there, or the file is cut short") from None
 
 
@@ -200,7 +200,7 @@ def owners(lines: Sequence[Line]) -> Mapping[str, str]:
 def _organization(line: Line) -> str:
     try:
         entry = from_record(line.key, bytes(line.value))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ""
     value = entry.value if entry is not None else None
     return value.organization if isinstance(value, KnownMeeting | Dirty) else ""

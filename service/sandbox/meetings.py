@@ -22,7 +22,6 @@ READY = timedelta(minutes=15)
 
 #: Fields that are not shown as they were given, or not at all.
 _OWN = {"start", "end", "timezone", "hostEmail", "sendEmail", "adhoc", "templateId", "invitees", "breakoutSessions"}
-_ERASABLE = {"agenda", "recurrence", "trackingCodes"}
 
 
 # -- what is taken -----------------------------------------------------------------------------------------------------

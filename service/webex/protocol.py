@@ -25,6 +25,7 @@ from service.core.errors import (
     WebexUnauthorized,
     WebexUnavailable,
 )
+from service.core.message import UNREADABLE
 from service.core.retry import retry_after
 
 #: Longer than any id that Webex is known to give (the longest are base64 of a ``ciscospark://`` URI).
@@ -166,7 +167,7 @@ def _decoded(status: int, headers: Mapping[str, str], body: bytes | None, operat
         return None
     try:
         return msgspec.json.decode(b"" if body is None else body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise unreadable(operation, status=status, tracking_id=tracking_id_of(headers, None)) from None
 
 
@@ -189,7 +190,7 @@ def tracking_id_of(headers: Mapping[str, str], body: bytes | None) -> str | None
     if candidate is None and body:
         try:
             decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return None
         candidate = decoded.get("trackingId") if isinstance(decoded, dict) else None
     return candidate if isinstance(candidate, str) and _TRACKING_ID.fullmatch(candidate) else None

@@ -19,7 +19,7 @@ from service.cli.bus_client import opened_bus_client
 from service.core import ledger
 from service.core.ledger import Entry, Fact, KnownMeeting, Owner, PartitionMemory, Seen
 from service.core.message import Message, Received
-from service.settings import load
+from service.settings import Settings, load
 from tests.cli.program import PROGRAM, environment, invoke, refusal
 from tests.cli.records import on, put
 from tests.kafka.harness import Cluster
@@ -366,7 +366,7 @@ def test_only_the_owners_of_what_is_imported_count(
     assert (f"founded/{target}" in {record.key for record in records}) == (not observing)
 
 
-async def _running_on(settings: object, observing: Collection[int]) -> None:
+async def _running_on(settings: Settings, observing: Collection[int]) -> None:
     """Owners of four partitions; of ``observing`` the ledger was lost."""
     entries = []
     for partition in range(4):
@@ -374,13 +374,13 @@ async def _running_on(settings: object, observing: Collection[int]) -> None:
         entries.append((partition, Entry(kind="owner", subject=str(partition), value=lease)))
         begun = "observing" if partition in observing else "founded"
         entries.append((partition, Entry(kind=begun, subject=str(partition), value=Fact(at=NOW))))
-    async with opened_bus_client(settings) as bus:  # type: ignore[arg-type]
+    async with opened_bus_client(settings) as bus:
         await bus.publish([ledger.to_message(entry, organization="", partition=p) for p, entry in entries])
 
 
-async def _partitions(settings: object, organizations: list[str]) -> list[int]:
+async def _partitions(settings: Settings, organizations: list[str]) -> list[int]:
     """Where a producer puts what is partitioned by these."""
-    async with opened_bus_client(settings) as bus:  # type: ignore[arg-type]
+    async with opened_bus_client(settings) as bus:
         probes = [Message(topic="ledger", key=f"probe/{o}", value=b"{}", partition_by=o) for o in organizations]
         await bus.publish(probes)
         found = {r.key: p for p in await bus.partitions("ledger") async for r in bus.read("ledger", p)}

@@ -54,11 +54,11 @@ async def ask(
 async def test_records_come_as_lines_and_the_last_one_says_all() -> None:
     """A client that does not see it knows that something is missing."""
     bus = Bus()
-    answer = await ask(bus, "GET", "/records/work/0?since=86400000")
+    answer = await ask(bus, "GET", "/records/commands/0?since=86400000")
 
     assert answer.content == msgspec.json.encode(RECORD) + b"\n" + ALL + b"\n"
     assert bus.since == [datetime(1970, 1, 2, tzinfo=UTC)]
-    assert ALL not in (await ask(Bus(broken=True), "GET", "/records/work/0")).content
+    assert ALL not in (await ask(Bus(broken=True), "GET", "/records/commands/0")).content
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ async def test_records_come_as_lines_and_the_last_one_says_all() -> None:
 )
 async def test_only_this_machine_is_answered(peer: str, status: int) -> None:
     """With the token or without."""
-    assert (await ask(Bus(), "GET", "/records/work/0", peer=peer)).status_code == status
-    assert (await ask(Bus(), "GET", "/records/work/0", peer=peer, token="x")).status_code == (
+    assert (await ask(Bus(), "GET", "/records/commands/0", peer=peer)).status_code == status
+    assert (await ask(Bus(), "GET", "/records/commands/0", peer=peer, token="x")).status_code == (
         403 if status == 403 else 401
     )
 
@@ -105,4 +105,4 @@ async def test_publishing(body: bytes, broken: bool, status: int) -> None:
 @pytest.mark.parametrize("since", ["x", "1e400", "99999999999999999999"])
 async def test_a_time_that_is_none(since: str) -> None:
     """Refused."""
-    assert (await ask(Bus(), "GET", f"/records/work/0?since={since}")).status_code == 400
+    assert (await ask(Bus(), "GET", f"/records/commands/0?since={since}")).status_code == 400

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from service.cli.secret_files import read_secret
+from service.core.message import UNREADABLE
 from service.webex.operations import Operation
 
 #: Fields that are not taken from an argument.
@@ -112,7 +113,7 @@ def read_body(file: Path) -> dict[str, Any]:
         raise ValueError(f"the body is longer than {LONGEST} bytes")
     try:
         return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         reason = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
         raise ValueError(f"the body is not a JSON object: {reason}") from None
 

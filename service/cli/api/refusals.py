@@ -11,6 +11,7 @@ import msgspec
 
 from service.cli.endings import FAILED, NOT_NOW, REFUSED, WRONG
 from service.core.errors import WebexError, WebexThrottled, WebexUnavailable
+from service.core.message import UNREADABLE
 from service.telemetry.redaction import masked
 
 _LONGEST = 64 * 1024
@@ -76,7 +77,7 @@ def _decoded(body: bytes) -> Any:
     try:
         plain = zlib.decompressobj(wbits=47).decompress(body, _LONGEST) if body[:2] == b"\x1f\x8b" else body
         return msgspec.json.decode(plain)
-    except (zlib.error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (zlib.error, *UNREADABLE):
         return None
 
 
