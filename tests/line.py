@@ -24,6 +24,7 @@ import httpx
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalReader
 from service.bus.kafka import KafkaReader
+from service.bus.kafka_connection import Connection
 from service.core import event
 from service.core.event import CloudEvent
 from service.core.message import Received
@@ -293,7 +294,7 @@ class KafkaLine(_Line):
 
     async def records(self, topic: str) -> list[Received]:
         """Everything on a topic, partition after partition."""
-        reader = KafkaReader(bootstrap_servers=self.bootstrap, topic_prefix=self.prefix)
+        reader = KafkaReader(connection=Connection(bootstrap_servers=self.bootstrap), topic_prefix=self.prefix)
         return [record for n in range(self.partitions) for record in [r async for r in reader.read(topic, n)]]
 
 

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
 
+from service.bus.kafka_connection import Connection
 from service.bus.topics import Existing
 from service.core.errors import KafkaUnavailable
 
@@ -29,9 +30,9 @@ Answer = TypeVar("Answer")
 
 
 @asynccontextmanager
-async def kafka_admin(bootstrap_servers: str) -> AsyncIterator[KafkaAdmin]:
+async def kafka_admin(connection: Connection) -> AsyncIterator[KafkaAdmin]:
     """An admin client while the block runs. Raises KafkaUnavailable."""
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=int(PATIENCE * 1000))
+    client = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=int(PATIENCE * 1000))
     try:
         await _answer(client.start())
         yield KafkaAdmin(client)

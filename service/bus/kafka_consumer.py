@@ -22,6 +22,7 @@ import aiokafka
 import structlog
 from aiokafka.errors import KafkaError
 
+from service.bus.kafka_connection import Connection
 from service.bus.kafka_partitioner import partition_for
 from service.bus.kafka_record import received
 from service.bus.offsets import OffsetTracker
@@ -106,14 +107,14 @@ class KafkaConsumer:
     def __init__(
         self,
         *,
-        bootstrap_servers: str,
+        connection: Connection,
         topic_prefix: str,
         topic: str,
         group: str,
         instance_id: str | None = None,
         max_unfinished: int = MAX_UNFINISHED,
     ) -> None:
-        self._options = _options(bootstrap_servers, group, instance_id)
+        self._options = _options(connection, group, instance_id)
         self._topic = topic
         self._full_topic = topic_prefix + topic
         self._max_unfinished = max_unfinished
@@ -362,9 +363,9 @@ class _Rebalances(aiokafka.ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._consumer.assign(self._client, frozenset(place.partition for place in assigned))
 
 
-def _options(bootstrap_servers: str, group: str, instance_id: str | None) -> dict[str, Any]:
+def _options(connection: Connection, group: str, instance_id: str | None) -> dict[str, Any]:
     return {
-        "bootstrap_servers": bootstrap_servers,
+        **connection.options(),
         "group_id": group,
         "group_instance_id": instance_id,
         "enable_auto_commit": False,

@@ -30,6 +30,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
 )
 
+from service.bus.kafka_connection import Connection
 from service.bus.kafka_partitioner import partition_for
 from service.bus.record_size import MAX_BATCH_BYTES, MAX_RECORD_BYTES, record_size
 from service.core.errors import RecordRefused
@@ -77,12 +78,12 @@ class KafkaProducer:
     def __init__(
         self,
         *,
-        bootstrap_servers: str,
+        connection: Connection,
         topic_prefix: str,
         client_id: str = "webex-events",
         timing: Timing | None = None,
     ) -> None:
-        self._bootstrap_servers = bootstrap_servers
+        self._connection = connection
         self._prefix = topic_prefix
         self._client_id = client_id
         self._timing = timing or Timing()
@@ -175,7 +176,7 @@ class KafkaProducer:
 
     def _new_client(self) -> Any:
         client = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap_servers,
+            **self._connection.options(),
             client_id=self._client_id,
             acks="all",
             enable_idempotence=False,

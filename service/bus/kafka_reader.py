@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import aiokafka
 from aiokafka.errors import KafkaError
 
+from service.bus.kafka_connection import Connection
 from service.bus.kafka_record import received
 from service.core.errors import KafkaUnavailable
 from service.core.message import Received
@@ -25,8 +26,8 @@ Answer = TypeVar("Answer")
 class KafkaReader:
     """PartitionReader on Kafka. ``patience``: seconds without an answer, or without progress, after which it gives up."""
 
-    def __init__(self, *, bootstrap_servers: str, topic_prefix: str, patience: float = 20.0) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, *, connection: Connection, topic_prefix: str, patience: float = 20.0) -> None:
+        self._connection = connection
         self._prefix = topic_prefix
         self._patience = patience
 
@@ -64,7 +65,7 @@ class KafkaReader:
     @asynccontextmanager
     async def _consumer(self, place: Any) -> AsyncIterator[Any]:
         consumer = aiokafka.AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap_servers,
+            **self._connection.options(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

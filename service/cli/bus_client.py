@@ -21,11 +21,13 @@ from service.bus.journal import FILE_NAME, Journal
 from service.bus.journal_bus import PARTITION, JournalPublisher, JournalReader
 from service.bus.kafka import KafkaProducer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
+from service.bus.kafka_connection import Connection
 from service.bus.publisher import KafkaFirstPublisher
 from service.bus.topics import Admin
 from service.cli.announcement import Announcement, read_announcement, withdrawn
 from service.cli.buses import WRITE_DEADLINE
 from service.cli.endings import FAILED, NOT_NOW, WRONG, end
+from service.cli.kafka_connection import kafka_connection
 from service.core.errors import (
     CannotStore,
     EventProcessorError,
@@ -36,7 +38,7 @@ from service.core.errors import (
     SettingsError,
 )
 from service.core.message import Message, Received
-from service.settings import Settings, require_kafka
+from service.settings import Settings
 from service.telemetry import logging
 from service.telemetry.records import ALL
 
@@ -144,22 +146,22 @@ def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 @contextlib.asynccontextmanager
 async def _kafka(settings: Settings) -> AsyncIterator[BusClient]:
-    servers, prefix = require_kafka(settings), settings.kafka.topic_prefix
+    connection, prefix = kafka_connection(settings), settings.kafka.topic_prefix
     async with contextlib.AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(CONNECT):
-                admin = await stack.enter_async_context(kafka_admin(servers))
+                admin = await stack.enter_async_context(kafka_admin(connection))
         except TimeoutError:
             raise KafkaUnavailable(f"no answer within {CONNECT:g} s") from None
-        client = _KafkaClient(admin, servers, prefix)
+        client = _KafkaClient(admin, connection, prefix)
         stack.push_async_callback(client.close)
         yield client
 
 
 class _KafkaClient:
-    def __init__(self, admin: Admin, servers: str, prefix: str) -> None:
-        self._admin, self._servers, self._prefix = admin, servers, prefix
-        self._reader = KafkaReader(bootstrap_servers=servers, topic_prefix=prefix)
+    def __init__(self, admin: Admin, connection: Connection, prefix: str) -> None:
+        self._admin, self._connection, self._prefix = admin, connection, prefix
+        self._reader = KafkaReader(connection=connection, topic_prefix=prefix)
         self._publisher: KafkaFirstPublisher | None = None
 
     async def partitions(self, topic: str) -> Sequence[int]:
@@ -175,7 +177,7 @@ class _KafkaClient:
             await publisher.publish(batch)
 
     async def _started(self) -> KafkaFirstPublisher:
-        producer = KafkaProducer(bootstrap_servers=self._servers, topic_prefix=self._prefix)
+        producer = KafkaProducer(connection=self._connection, topic_prefix=self._prefix)
         self._publisher = KafkaFirstPublisher(producer, None, deadline=WRITE_DEADLINE)
         await self._publisher.start()
         return self._publisher

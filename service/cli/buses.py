@@ -15,9 +15,10 @@ from service.bus.protocols import Consumer, PartitionReader, Publisher
 from service.bus.publisher import KafkaFirstPublisher
 from service.bus.topics import OTHER_TOPICS
 from service.cli.clock import utc_now
+from service.cli.kafka_connection import kafka_connection
 from service.cli.serving import Stop, beside
 from service.core.event import TOPICS
-from service.settings import Settings, require_kafka
+from service.settings import Settings
 
 #: How many records of a topic the embedded journal keeps, beside its age.
 MAX_ROWS = 1_000_000
@@ -80,16 +81,16 @@ async def embedded_bus(settings: Settings, journal: Journal, *, stop: Stop) -> A
 @contextlib.asynccontextmanager
 async def _kafka_bus(settings: Settings, journal: Journal | None) -> AsyncIterator[Bus]:
     kafka = settings.kafka
-    servers = require_kafka(settings)
-    producer = KafkaProducer(bootstrap_servers=servers, topic_prefix=kafka.topic_prefix)
+    connection = kafka_connection(settings)
+    producer = KafkaProducer(connection=connection, topic_prefix=kafka.topic_prefix)
     deadline = 2.0 if journal is not None else WRITE_DEADLINE
     publisher = KafkaFirstPublisher(producer, journal, deadline=deadline)
-    consumer = partial(KafkaConsumer, bootstrap_servers=servers, topic_prefix=kafka.topic_prefix)
+    consumer = partial(KafkaConsumer, connection=connection, topic_prefix=kafka.topic_prefix)
     await publisher.start()
     try:
         yield Bus(
             publisher=publisher,
-            reader=KafkaReader(bootstrap_servers=servers, topic_prefix=kafka.topic_prefix),
+            reader=KafkaReader(connection=connection, topic_prefix=kafka.topic_prefix),
             consumer=lambda topic, group: consumer(topic=topic, group=group, instance_id=kafka.instance_id),
             can_store=lambda: publisher.healthy or (journal is not None and journal.state.failure is None),
             healthy=lambda: publisher.healthy,

@@ -18,6 +18,7 @@ import typer
 import uvloop
 
 from service.bus.kafka_admin import kafka_admin
+from service.bus.kafka_connection import Connection
 from service.bus.topics import TopicReport, apply, plan, standard
 from service.cli.api.verbs import verbs_of
 from service.cli.auth import auth_app
@@ -28,6 +29,7 @@ from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.guests import guests_app
 from service.cli.inputs import bytes_of
+from service.cli.kafka_connection import kafka_connection
 from service.cli.ledger import ledger_app
 from service.cli.operate import confirm_app, operate_app, release_app
 from service.cli.policy import policy_app
@@ -46,7 +48,7 @@ from service.core.errors import (
     SettingsError,
     whereabouts,
 )
-from service.settings import Settings, load, require_kafka
+from service.settings import Settings, load
 from service.telemetry.logging import configure
 
 #: Seconds within which a broker has to answer for the first time.
@@ -310,7 +312,7 @@ def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
     topics = settings.kafka.topics
     logging.getLogger().addHandler(logging.NullHandler())  # what they say ends in the error below
 
-    async def talk(servers: str) -> TopicReport:
+    async def talk(connection: Connection) -> TopicReport:
         wanted = standard(
             partitions=topics.partitions,
             replication=topics.replication,
@@ -319,11 +321,11 @@ def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
         )
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(KAFKA_CONNECT):
-                admin = await stack.enter_async_context(kafka_admin(servers))
+                admin = await stack.enter_async_context(kafka_admin(connection))
             return await work(admin, settings.kafka.topic_prefix, wanted)
 
     try:
-        return asyncio.run(talk(require_kafka(settings)))
+        return asyncio.run(talk(kafka_connection(settings)))
     except SettingsError as error:
         end(str(error), WRONG)
     except TimeoutError:

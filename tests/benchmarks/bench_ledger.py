@@ -24,6 +24,7 @@ from pathlib import Path
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalPublisher, JournalReader
 from service.bus.kafka import KafkaReader
+from service.bus.kafka_connection import Connection
 from service.bus.protocols import PartitionReader, Publisher
 from service.controllers.ledger import Ledger
 from service.core import ledger
@@ -101,7 +102,7 @@ async def fill(publisher: Publisher) -> int:
 async def opened_reader(bus: str, place: str, prefix: str) -> AsyncIterator[PartitionReader]:
     """The reader of a bus that is filled."""
     if bus == "kafka":
-        yield KafkaReader(bootstrap_servers=place, topic_prefix=prefix)
+        yield KafkaReader(connection=Connection(bootstrap_servers=place), topic_prefix=prefix)
         return
     async with await Journal.open(Path(place)) as journal:
         yield JournalReader(journal)

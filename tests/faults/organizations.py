@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from service.bus.kafka import KafkaReader
+from service.bus.kafka_connection import Connection
 from service.core.organizations import wire_id
 from tests.line import KafkaLine, Process, accepts, free_port
 
@@ -80,7 +81,7 @@ class OrganizationsLine(KafkaLine):
 
     async def owners(self) -> dict[str, str]:
         """Organisation → the processor that wrote the latest lease for its partition."""
-        reader = KafkaReader(bootstrap_servers=self.bootstrap, topic_prefix=self.prefix)
+        reader = KafkaReader(connection=Connection(bootstrap_servers=self.bootstrap), topic_prefix=self.prefix)
         leases: dict[int, str] = {}
         places: dict[str, int] = {}
         for n in range(self.partitions):

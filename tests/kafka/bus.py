@@ -26,14 +26,14 @@ class KafkaBus:
 
     def consumer(self, group: str) -> Consumer:
         return KafkaConsumer(
-            bootstrap_servers=self._cluster.bootstrap,
+            connection=self._cluster.connection,
             topic_prefix=self._prefix,
             topic="work",
             group=self._prefix + group,
         )
 
     def reader(self) -> PartitionReader:
-        return KafkaReader(bootstrap_servers=self._cluster.bootstrap, topic_prefix=self._prefix)
+        return KafkaReader(connection=self._cluster.connection, topic_prefix=self._prefix)
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def kafka_bus(cluster: Cluster, prefix: str) -> AsyncIterator[KafkaBus]:
     """``work`` and ``ledger`` with one partition each, empty."""
     topics = (TopicPlan(name="work", partitions=1), TopicPlan(name="ledger", partitions=1, compacted=True))
     await create_topics(cluster, prefix, topics)
-    producer = KafkaProducer(bootstrap_servers=cluster.bootstrap, topic_prefix=prefix)
+    producer = KafkaProducer(connection=cluster.connection, topic_prefix=prefix)
     publisher = KafkaFirstPublisher(producer, None, deadline=20)
     await publisher.start()
     try:

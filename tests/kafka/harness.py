@@ -35,6 +35,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from service.bus.kafka_connection import Connection
+
 POM = Path(__file__).with_name("pom.xml")
 FOLDER_PREFIX = "webex-events-kafka-"
 
@@ -225,6 +227,11 @@ class Cluster:
     def __init__(self, bootstrap: str, brokers: tuple[Broker, ...] = ()) -> None:
         self.bootstrap = bootstrap
         self.brokers = brokers
+
+    @property
+    def connection(self) -> Connection:
+        """How a client of ours reaches it."""
+        return Connection(bootstrap_servers=self.bootstrap)
 
     @classmethod
     @contextmanager

@@ -16,21 +16,21 @@ from tests.kafka.harness import Cluster
 
 async def create_topics(cluster: Cluster, prefix: str, topics: Iterable[TopicPlan]) -> None:
     """Make them, with leaders."""
-    async with kafka_admin(cluster.bootstrap) as admin:
+    async with kafka_admin(cluster.connection) as admin:
         report = await apply(admin, prefix, tuple(topics))
     assert {each.state for each in report.results} == {"created"}, report
 
 
 async def read_topic(cluster: Cluster, prefix: str, topic: str, *, partitions: int = 1) -> list[Received]:
     """Everything on the topic, partition after partition."""
-    reader = KafkaReader(bootstrap_servers=cluster.bootstrap, topic_prefix=prefix)
+    reader = KafkaReader(connection=cluster.connection, topic_prefix=prefix)
     return [record for partition in range(partitions) async for record in reader.read(topic, partition)]
 
 
 @asynccontextmanager
 async def producing(cluster: Cluster, prefix: str, *, timing: Timing | None = None) -> AsyncIterator[KafkaProducer]:
     """A producer while the block runs."""
-    producer = KafkaProducer(bootstrap_servers=cluster.bootstrap, topic_prefix=prefix, timing=timing)
+    producer = KafkaProducer(connection=cluster.connection, topic_prefix=prefix, timing=timing)
     await producer.start()
     try:
         yield producer

@@ -11,6 +11,7 @@ import pytest
 
 from service.bus.kafka import KafkaConsumer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
+from service.bus.kafka_connection import Connection
 from service.bus.kafka_partitioner import partition_for
 from service.bus.topics import TopicPlan
 from service.core.errors import CannotStore, KafkaUnavailable
@@ -103,7 +104,7 @@ def member(
 ) -> Member:
     """A member of the one group of this prefix."""
     consumer = KafkaConsumer(
-        bootstrap_servers=cluster.bootstrap,
+        connection=cluster.connection,
         topic_prefix=prefix,
         topic="work",
         group=f"{prefix}g",
@@ -265,7 +266,7 @@ async def test_a_consumer_waits_for_kafka_and_survives_its_restart(
 
 async def test_the_reader_gives_up_where_nobody_answers() -> None:
     """A clear error within its patience."""
-    reader = KafkaReader(bootstrap_servers="127.0.0.1:9", topic_prefix="", patience=2)
+    reader = KafkaReader(connection=Connection(bootstrap_servers="127.0.0.1:9"), topic_prefix="", patience=2)
     with pytest.raises(KafkaUnavailable):
         [record async for record in reader.read("ledger", 0)]
 
@@ -274,7 +275,7 @@ async def test_the_reader_reads_past_what_compaction_took(kafka: Cluster, topic_
     """Holes in the offsets are no end and no wait: the last record of each key is there, whatever was removed."""
     name = f"{topic_prefix}ledger"
     await create_topics(kafka, topic_prefix, [TopicPlan(name="ledger", partitions=1, compacted=True)])
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         overrides = (await admin.describe([name]))[name].overrides
         await admin.configure(name, {**overrides, "segment.ms": "200", "min.cleanable.dirty.ratio": "0.01"})
     async with producing(kafka, topic_prefix) as producer:
@@ -314,7 +315,7 @@ class Asking(Member):
 def asking(kafka: Cluster, prefix: str, *, failures: int = 0) -> Asking:
     """A member that is the only one of its group."""
     consumer = KafkaConsumer(
-        bootstrap_servers=kafka.bootstrap, topic_prefix=prefix, topic="work", group=f"{prefix}g", instance_id="i"
+        connection=kafka.connection, topic_prefix=prefix, topic="work", group=f"{prefix}g", instance_id="i"
     )
     return Asking(consumer, failures=failures)
 

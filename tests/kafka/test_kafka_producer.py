@@ -59,7 +59,7 @@ async def test_events_say_their_content_type(kafka: Cluster, topic_prefix: str) 
         await send_all(producer, [numbered("k", 1), numbered("k", 1, topic="meetings")])
     consumer: Any = aiokafka.AIOKafkaConsumer(
         *(topic_prefix + name for name in ("work", "meetings")),
-        bootstrap_servers=kafka.bootstrap,
+        connection=kafka.connection,
         auto_offset_reset="earliest",
     )
     await consumer.start()
@@ -165,6 +165,6 @@ async def test_stop_is_bounded_with_kafka_dead(kafka_clusters: ClusterFactory, t
 
 
 async def _limit_records(cluster: Cluster, topic: str, limit: int) -> None:
-    async with kafka_admin(cluster.bootstrap) as admin:
+    async with kafka_admin(cluster.connection) as admin:
         overrides = (await admin.describe([topic]))[topic].overrides
         assert await admin.configure(topic, {**overrides, "max.message.bytes": str(limit)}) == ""

@@ -13,6 +13,7 @@ import pytest
 from service.bus.journal import Journal
 from service.bus.kafka import KafkaProducer
 from service.bus.kafka_admin import kafka_admin
+from service.bus.kafka_connection import Connection
 from service.bus.kafka_producer import Timing
 from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
 from service.bus.record_size import MAX_RECORD_BYTES
@@ -32,7 +33,7 @@ async def publishing(
     bootstrap: str, prefix: str, journal: Journal | None, *, deadline: float = 2.0, timing: Timing | None = None
 ) -> AsyncIterator[KafkaFirstPublisher]:
     """A publisher while the block runs."""
-    producer = KafkaProducer(bootstrap_servers=bootstrap, topic_prefix=prefix, timing=timing)
+    producer = KafkaProducer(connection=Connection(bootstrap_servers=bootstrap), topic_prefix=prefix, timing=timing)
     publisher = KafkaFirstPublisher(producer, journal, deadline=deadline)
     await publisher.start()
     try:
@@ -219,7 +220,7 @@ async def test_a_record_that_kafka_refuses_is_kept_and_holds_up_nothing(
     """Too large for its topic: it goes to the journal's stream ``refused``; what is behind it arrives."""
     await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
     name = f"{topic_prefix}work"
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         overrides = (await admin.describe([name]))[name].overrides
         await admin.configure(name, {**overrides, "max.message.bytes": "2000"})
     large = Message(topic="work", key="k0", value=b"7" * 5000, partition_by="k0")
@@ -256,7 +257,7 @@ async def test_with_neither_kafka_nor_journal_it_cannot_store(
     """A broken journal is no reason to refuse while Kafka answers; both together are."""
     cluster = kafka_clusters(1)
     await create_topics(cluster, topic_prefix, WORK)
-    producer = KafkaProducer(bootstrap_servers=cluster.bootstrap, topic_prefix=topic_prefix)
+    producer = KafkaProducer(connection=cluster.connection, topic_prefix=topic_prefix)
     publisher = KafkaFirstPublisher(producer, BrokenJournal(), deadline=0.5)  # type: ignore[arg-type]  # it reads nothing
     await publisher.start()
     await publisher.publish([numbered("k0", 0)])

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from service.bus.kafka_admin import KafkaAdmin, kafka_admin
+from service.bus.kafka_connection import Connection
 from service.bus.topics import TopicPlan, TopicReport, apply, plan, standard
 from service.core.errors import KafkaUnavailable
 from tests.kafka.fixtures import ClusterFactory
@@ -50,7 +51,7 @@ def test_min_insync_replicas_follows_the_replication(replication: int, enough: s
 
 async def test_the_second_apply_changes_nothing(kafka: Cluster, topic_prefix: str) -> None:
     """Plan says missing, apply creates, and after that both find everything as it should be."""
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         assert states(await plan(admin, topic_prefix, SMALL)) == {"work": "missing", "ledger": "missing"}
         assert states(await apply(admin, topic_prefix, SMALL)) == {"work": "created", "ledger": "created"}
         again = await apply(admin, topic_prefix, SMALL)
@@ -63,7 +64,7 @@ async def test_the_second_apply_changes_nothing(kafka: Cluster, topic_prefix: st
 async def test_a_change_keeps_overrides_that_are_not_ours(kafka: Cluster, topic_prefix: str) -> None:
     """The retention is set anew; what the operator set besides stays as it is."""
     name = f"{topic_prefix}work"
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         await apply(admin, topic_prefix, SMALL)
         overrides = dict((await admin.describe([name]))[name].overrides)
         assert await admin.configure(name, overrides | {"max.message.bytes": "2000000"}) == ""
@@ -77,7 +78,7 @@ async def test_a_change_keeps_overrides_that_are_not_ours(kafka: Cluster, topic_
 
 async def test_partitions_are_reported_and_never_changed(kafka: Cluster, topic_prefix: str) -> None:
     """Another count than planned is drift, and stays."""
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         await apply(admin, topic_prefix, SMALL)
         report = await apply(admin, topic_prefix, [replace(each, partitions=5) for each in SMALL])
         found = await admin.describe([f"{topic_prefix}work"])
@@ -92,7 +93,7 @@ async def test_a_topic_that_cannot_be_made_does_not_keep_the_others(kafka: Clust
         TopicPlan(name="work", partitions=1, replication=9),
         TopicPlan(name="ledger", partitions=1, compacted=True),
     )
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         report = await apply(admin, topic_prefix, topics)
     assert states(report) == {"work": "failed", "ledger": "created"}
     assert "InvalidReplicationFactor" in report.results[0].problem
@@ -100,7 +101,7 @@ async def test_a_topic_that_cannot_be_made_does_not_keep_the_others(kafka: Clust
 
 async def test_three_brokers_give_three_copies(kafka_clusters: ClusterFactory, topic_prefix: str) -> None:
     """Replication follows the cluster where nothing else is asked for."""
-    async with kafka_admin(kafka_clusters(3).bootstrap) as admin:
+    async with kafka_admin(kafka_clusters(3).connection) as admin:
         report = await apply(admin, topic_prefix, SMALL)
         found = (await admin.describe([f"{topic_prefix}work"]))[f"{topic_prefix}work"]
     assert report.warnings == ()
@@ -110,7 +111,7 @@ async def test_three_brokers_give_three_copies(kafka_clusters: ClusterFactory, t
 
 async def test_fewer_than_three_brokers_give_a_warning(kafka: Cluster, topic_prefix: str) -> None:
     """One broker is enough to begin with, and it is said what that means."""
-    async with kafka_admin(kafka.bootstrap) as admin:
+    async with kafka_admin(kafka.connection) as admin:
         report = await plan(admin, topic_prefix, SMALL)
         assert bool(report.warnings) == (await admin.brokers() < 3)
 
@@ -118,5 +119,5 @@ async def test_fewer_than_three_brokers_give_a_warning(kafka: Cluster, topic_pre
 async def test_without_kafka_the_error_says_so() -> None:
     """Nobody listens there."""
     with pytest.raises(KafkaUnavailable, match="Connection"):
-        async with kafka_admin("127.0.0.1:9") as admin:
+        async with kafka_admin(Connection(bootstrap_servers="127.0.0.1:9")) as admin:
             assert isinstance(admin, KafkaAdmin)
