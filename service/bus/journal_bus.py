@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 import msgspec
 import structlog
 
-from service.bus.journal import Journal, Stored
+from service.bus.journal import Journal
+from service.bus.journal_file import Stored
 from service.bus.offsets import OffsetTracker
 from service.bus.protocols import RebalanceListener
 from service.core.errors import CannotStore, JournalError

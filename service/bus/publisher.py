@@ -21,7 +21,7 @@ from typing import Protocol
 
 import structlog
 
-from service.bus.journal import Stored
+from service.bus.journal_file import Stored
 from service.bus.record_size import MAX_RECORD_BYTES, record_size
 from service.core.errors import CannotStore, JournalError, RecordRefused, whereabouts
 from service.core.message import Message

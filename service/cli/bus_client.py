@@ -17,8 +17,9 @@ from typing import Protocol, TypeVar
 import httpx
 import msgspec
 
-from service.bus.journal import FILE_NAME, Journal
+from service.bus.journal import Journal
 from service.bus.journal_bus import PARTITION, JournalPublisher, JournalReader
+from service.bus.journal_file import FILE_NAME
 from service.bus.kafka import KafkaProducer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_connection import Connection

@@ -23,6 +23,7 @@ EventProcessorError
 ├── KafkaUnavailable           Kafka did not answer in time; the same may be tried again
 ├── RecordRefused              Kafka will never take this record as it is
 └── JournalError               the journal cannot be trusted or opened
+    └── JournalFull                no room for more now; reading and removing go on, and make some
 """
 
 from __future__ import annotations
@@ -216,6 +217,10 @@ class RecordRefused(EventProcessorError):
 
 class JournalError(EventProcessorError):
     """The journal cannot be opened, or what it holds is not what was written."""
+
+
+class JournalFull(JournalError):
+    """There is no room for more now. Nothing was written; reading and removing go on, and make some."""
 
 
 def whereabouts(error: BaseException, *, most: int = 20) -> list[str]:

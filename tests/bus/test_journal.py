@@ -19,9 +19,10 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from service.bus import journal as journal_module
-from service.bus.journal import FORMAT, Journal, Stored, check_sqlite
+from service.bus import journal_file as journal_module
+from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader, Retention, keep_tidy, retain
+from service.bus.journal_file import FORMAT, Stored, check_sqlite
 from service.core.errors import CannotStore, JournalError
 from service.core.message import Message
 from tests.bus.behaviour import Listener, numbers, take

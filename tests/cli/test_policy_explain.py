@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.bus.journal import FILE_NAME
+from service.bus.journal_file import FILE_NAME
 from service.core import event, ledger
 from service.core.ledger import Entry, Fact
 from service.core.message import Message

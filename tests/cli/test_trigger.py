@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bus.journal import Journal, Stored
+from service.bus.journal import Journal
+from service.bus.journal_file import Stored
 from service.core.event import TOPICS
 from service.core.resources import FAMILIES
 from tests.cli.program import ANY_PORT, Running, invoke, refusal, run, running
