@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -26,6 +26,9 @@ from service.core.signature import SignatureMode
 
 PREFIX = "WEBEX_EVENTS_"
 CONFIG = f"{PREFIX}CONFIG"
+
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 _Path = tuple[str, ...]
 
@@ -62,10 +65,14 @@ def _addresses(value: object) -> object:
     return _words(value, r"[^\s,@]+@[^\s,@]+", "e-mail addresses") if value else ""
 
 
-def _plaintext(value: object) -> object:
-    if value != "PLAINTEXT":
-        raise ValueError("TLS and SASL are not supported by this version yet; only PLAINTEXT is")
+def _mechanism(value: object) -> object:
+    if value not in get_args(SaslMechanism):
+        raise ValueError(f"must be {_or(get_args(SaslMechanism))}; GSSAPI and OAUTHBEARER are not supported")
     return value
+
+
+def _or(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _web_address(value: str) -> str:
@@ -105,6 +112,22 @@ class Topics(_Group, frozen=True):
     retention_days: Annotated[int, Field(ge=1, le=36_500, description="of everything but the ledger")] = 7
 
 
+class Sasl(_Group, frozen=True):
+    """Who we are, for a broker that asks for a password."""
+
+    mechanism: Annotated[
+        SaslMechanism | None,
+        BeforeValidator(_mechanism),
+        Field(description="`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; needed with SASL"),
+    ] = None
+    username: Annotated[
+        str | None, Field(min_length=1, description="whom the broker knows us as; needed with SASL")
+    ] = None
+    password_file: Annotated[
+        Path | None, Field(description="file with the password; needed with SASL; re-read for each connection")
+    ] = None
+
+
 class Kafka(_Group, frozen=True):
     """The cluster."""
 
@@ -126,8 +149,23 @@ class Kafka(_Group, frozen=True):
         ),
     ] = None
     security_protocol: Annotated[
-        str, BeforeValidator(_plaintext), Field(description="TLS and SASL are not supported by this version yet")
+        SecurityProtocol, Field(description="`PLAINTEXT`, `SSL` (which is TLS), `SASL_PLAINTEXT` or `SASL_SSL`")
     ] = "PLAINTEXT"
+    sasl: Sasl = Sasl()
+    ca_file: Annotated[
+        Path | None,
+        Field(
+            description="PEM file of the authorities that the brokers' certificates are by; without it those that the system "
+            "trusts; re-read for each connection"
+        ),
+    ] = None
+    cert_file: Annotated[
+        Path | None,
+        Field(description="PEM file of our own certificate, where the brokers want one; re-read for each connection"),
+    ] = None
+    key_file: Annotated[
+        Path | None, Field(description="PEM file of its private key, not encrypted; re-read for each connection")
+    ] = None
     topics: Topics = Topics()
 
 
@@ -136,6 +174,19 @@ class Journal(_Group, frozen=True):
 
     enabled: Annotated[bool, Field(description="`false`: no spool, 503 while Kafka is away")] = True
     path: Annotated[Path, Field(description="its folder; only `dev` runs several roles on one")] = Path("data")
+    max_mib: Annotated[
+        int | None,
+        Field(ge=16, le=1_048_576, description="MiB that its file may have; without it as much as its volume gives"),
+    ] = None
+    retention_mib: Annotated[
+        int,
+        Field(
+            ge=16,
+            le=1_048_576,
+            description="with `BUS=journal`: above so many MiB the oldest records go, whatever their age, once every"
+            " consumer group has finished them",
+        ),
+    ] = 1024
 
 
 class Receiver(_Group, frozen=True):
@@ -348,10 +399,6 @@ class Settings(_Group, frozen=True):
     log: Log = Log()
 
 
-#: Names that later versions will know. To ignore one of them would be to leave a door open that was told to close.
-_NOT_YET = (("kafka", "sasl"), ("kafka", "ca_file"), ("kafka", "cert_file"), ("kafka", "key_file"))
-
-
 # --- reading them -----------------------------------------------------------------------------------------------------
 
 
@@ -395,7 +442,7 @@ def _from_variables(variables: Mapping[str, object], where: str, problems: list[
         if name in known:
             yield _Given(path, value, name + where)
         else:
-            problems.append(Problem(_unknown(name + where, path, name, known)))
+            problems.append(Problem(_unknown(name + where, name, known)))
 
 
 def _is_service_link(name: str, value: str) -> bool:
@@ -472,12 +519,10 @@ def _walk(node: object, path: _Path, where: str, problems: list[Problem]) -> Ite
         elif name in known:
             yield _Given(here, value, name + where)
         else:
-            problems.append(Problem(_unknown(name + where, here, name, known)))
+            problems.append(Problem(_unknown(name + where, name, known)))
 
 
-def _unknown(label: str, path: _Path, name: str, known: Mapping[str, _Path]) -> str:
-    if any(path[: len(later)] == later for later in _NOT_YET):
-        return f"{label} is not supported by this version yet"
+def _unknown(label: str, name: str, known: Mapping[str, _Path]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"{label} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
@@ -527,11 +572,50 @@ def _conflicts(settings: Settings) -> Iterator[tuple[list[_Path], str]]:
         yield [bus, servers], f"{_variable(servers)} is needed with {_variable(bus)}=kafka"
     if settings.bus == "journal" and not settings.journal.enabled:
         yield [bus, enabled], f"{_variable(enabled)}=false leaves {_variable(bus)}=journal nowhere to store"
+    yield from _sasl(settings.kafka)
+    yield from _tls(settings.kafka)
     yield from _insecure(settings.webex)
     yield from _credentials(settings.webex, ("webex",))
     yield from _credentials(settings.webex.service_app.caller, ("webex", "service_app", "caller"))
     yield from _service_app(settings.webex.service_app)
     yield from _organizations(settings.webex)
+
+
+_PROTOCOL: _Path = ("kafka", "security_protocol")
+
+
+def _sasl(kafka: Kafka) -> Iterator[tuple[list[_Path], str]]:
+    """What is missing for the protocol, or would stand unused: somebody believes that it protects them."""
+    said = f"{_variable(_PROTOCOL)}={kafka.security_protocol}"
+    paths: list[_Path] = [("kafka", "sasl", name) for name in Sasl.model_fields]
+    missing = [path for path in paths if getattr(kafka.sasl, path[-1]) is None]
+    unused = [path for path in paths if path not in missing]
+    if kafka.security_protocol.startswith("SASL_") and missing:
+        yield [_PROTOCOL, *missing], f"{_needed(missing)} with {said}"
+    elif not kafka.security_protocol.startswith("SASL_") and unused:
+        yield [_PROTOCOL, *unused], f"{_unused(unused)} with {said}; it is for SASL_SSL and SASL_PLAINTEXT"
+
+
+def _tls(kafka: Kafka) -> Iterator[tuple[list[_Path], str]]:
+    """The same for the certificates."""
+    paths: list[_Path] = [("kafka", name) for name in ("ca_file", "cert_file", "key_file")]
+    given = [path for path in paths if getattr(kafka, path[-1]) is not None]
+    pair = [path for path in given if path in paths[1:]]
+    if not kafka.security_protocol.endswith("SSL"):
+        said = f"{_variable(_PROTOCOL)}={kafka.security_protocol}"
+        if given:
+            yield [_PROTOCOL, *given], f"{_unused(given)} with {said}; it is for SSL and SASL_SSL"
+    elif len(pair) == 1:
+        missing = [path for path in paths[1:] if path not in pair]
+        yield paths[1:], f"{_needed(missing)} with {_variable(pair[0])}"
+
+
+def _needed(paths: Sequence[_Path]) -> str:
+    return f"{' and '.join(map(_variable, paths))} {'are' if len(paths) > 1 else 'is'} needed"
+
+
+def _unused(paths: Sequence[_Path]) -> str:
+    return f"{' and '.join(map(_variable, paths))} would not be used"
 
 
 def _insecure(webex: Webex) -> Iterator[tuple[list[_Path], str]]:

@@ -19,6 +19,11 @@ NONE = "\u2013"
 BARE = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
 LONG = "Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi8xZWI2NWZkZi05NjQzLTQxN2YtOTk3NC1hZDcyY2FlMGUxMGY"
 OTHER = "96abc2aa-3dcc-11e5-a152-fe34819cdc9a"
+SASL = {
+    "KAFKA__SASL__MECHANISM": "SCRAM-SHA-512",
+    "KAFKA__SASL__USERNAME": "service",
+    "KAFKA__SASL__PASSWORD_FILE": "password",
+}
 SERVICE_APP = {
     "WEBEX__SERVICE_APP__APPLICATION_ID": "a",
     "WEBEX__SERVICE_APP__CLIENT_ID": "b",
@@ -58,7 +63,25 @@ def test_nothing_needs_to_be_set() -> None:
             {"KAFKA__TOPICS__PARTITIONS": "12"}, "kafka.topics.partitions", 12, id="a number, two levels down"
         ),
         pytest.param(
-            {"KAFKA__SECURITY_PROTOCOL": "PLAINTEXT"}, "kafka.security_protocol", "PLAINTEXT", id="what we do"
+            {"KAFKA__SECURITY_PROTOCOL": "PLAINTEXT"}, "kafka.security_protocol", "PLAINTEXT", id="no security"
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__CA_FILE": "ca.pem"}, "kafka.ca_file", Path("ca.pem"), id="TLS"
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", **SASL}, "kafka.sasl.mechanism", "SCRAM-SHA-512", id="SASL"
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL},
+            "kafka.sasl.password_file",
+            Path("password"),
+            id="SASL without TLS",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__CERT_FILE": "c", "KAFKA__KEY_FILE": "k"},
+            "kafka.key_file",
+            Path("k"),
+            id="our own certificate",
         ),
         pytest.param({"JOURNAL__PATH": "/var/lib/x"}, "journal.path", Path("/var/lib/x"), id="a path"),
         pytest.param({"WEBEX__ALLOW_HTTP": "true"}, "webex.allow_http", True, id="yes"),
@@ -110,14 +133,51 @@ def test_the_environment_sets(variables: dict[str, str], path: str, value: objec
         pytest.param({"ZZZ": "x"}, "WEBEX_EVENTS_ZZZ is not a setting", id="like nothing"),
         pytest.param(
             {"KAFKA__SASL__MECHANISM": "PLAIN"},
-            "KAFKA__SASL__MECHANISM is not supported by this version yet",
-            id="SASL",
+            "WEBEX_EVENTS_KAFKA__SASL__MECHANISM would not be used with WEBEX_EVENTS_KAFKA__SECURITY_PROTOCOL=PLAINTEXT; it is",
+            id="SASL, but not by the protocol",
         ),
-        pytest.param({"KAFKA__CA_FILE": "x"}, "is not supported by this version yet", id="TLS"),
         pytest.param(
-            {"KAFKA__SECURITY_PROTOCOL": "SSL"},
-            "KAFKA__SECURITY_PROTOCOL: TLS and SASL are not supported",
-            id="TLS, by its protocol",
+            {"KAFKA__CA_FILE": "x"},
+            "WEBEX_EVENTS_KAFKA__CA_FILE would not be used with WEBEX_EVENTS_KAFKA__SECURITY_PROTOCOL=PLAINTEXT; it is for SSL",
+            id="TLS, but not by the protocol",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL, "KAFKA__CERT_FILE": "x", "KAFKA__KEY_FILE": "y"},
+            "KAFKA__CERT_FILE and WEBEX_EVENTS_KAFKA__KEY_FILE would not be used",
+            id="a certificate without TLS",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__CERT_FILE": "x"},
+            "WEBEX_EVENTS_KAFKA__KEY_FILE is needed with WEBEX_EVENTS_KAFKA__CERT_FILE",
+            id="a certificate without its key",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__KEY_FILE": "x", "KAFKA__CA_FILE": "y", **SASL},
+            "WEBEX_EVENTS_KAFKA__CERT_FILE is needed with WEBEX_EVENTS_KAFKA__KEY_FILE",
+            id="a key without its certificate",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL__MECHANISM": "PLAIN"},
+            "WEBEX_EVENTS_KAFKA__SASL__USERNAME and WEBEX_EVENTS_KAFKA__SASL__PASSWORD_FILE are needed with",
+            id="SASL without anybody",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL, "KAFKA__SASL__PASSWORD_FILE": ""},
+            "WEBEX_EVENTS_KAFKA__SASL__PASSWORD_FILE is needed with WEBEX_EVENTS_KAFKA__SECURITY_PROTOCOL=SASL_PLAINTEXT",
+            id="SASL without a password",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", **SASL, "KAFKA__SASL__MECHANISM": "OAUTHBEARER"},
+            "must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; GSSAPI and OAUTHBEARER are not supported",
+            id="a mechanism that we do not have",
+        ),
+        pytest.param(
+            {"KAFKA__SECURITY_PROTOCOL": "TLS"},
+            "WEBEX_EVENTS_KAFKA__SECURITY_PROTOCOL: Input should be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'",
+            id="no such protocol",
+        ),
+        pytest.param(
+            {"KAFKA__SASL__PASSWORD": "x"}, "did you mean WEBEX_EVENTS_KAFKA__SASL__PASSWORD_FILE?", id="a password"
         ),
         pytest.param({"COMMANDS__ALLOW": "meetings.*, a b"}, "COMMANDS__ALLOW: must be shell-style", id="no pattern"),
         pytest.param({"SWEEP__HOSTS": "ada"}, "SWEEP__HOSTS: must be e-mail addresses", id="no address"),
@@ -296,7 +356,7 @@ def test_what_stands_in_dotenv_is_taken_as_it_is(tmp_path: Path) -> None:
             "webhook: {secret: 12345}", "webhook.secret ({file}): Input should be a valid string", id="a number as text"
         ),
         pytest.param(
-            "kafka: {sasl: {username: x}}", "kafka.sasl ({file}) is not supported by this version yet", id="later"
+            "kafka: {sasl: {user: x}}", "kafka.sasl.user ({file}) is not a setting; did you mean", id="misspelt"
         ),
         pytest.param("policy: {file: {x: 1}}", "policy.file ({file}): Input is not a valid path", id="too deep"),
         pytest.param("bus: *canary", "line 1, column 6: {file}: found undefined alias …", id="an alias"),
@@ -343,6 +403,10 @@ def test_a_broken_dotenv_is_refused(tmp_path: Path) -> None:
         {"WEBEX__TOKENS": "canary"},
         {"RECEIVER__PORT": "canary"},
         {"KAFKA__BOOTSTRAP_SERVERS": "canary"},
+        {"KAFKA__SASL__PASSWORD": "canary"},
+        {"KAFKA__SASL__MECHANISM": "canary"},
+        {"KAFKA__SASL__PASSWORD_FILE": "canary"},
+        {"KAFKA__SECURITY_PROTOCOL": "canary"},
         {"WEBEX__ORGANIZATION_ID": "canary"},
         {"WEBEX__ORGANIZATIONS__ACME__TOKEN": "canary"},
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,14 +28,15 @@ from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.guests import guests_app
 from service.cli.inputs import bytes_of
-from service.cli.kafka_connection import kafka_connection
+from service.cli.journal import journal_app
+from service.cli.kafka_connection import kafka_connection, warning_of
 from service.cli.ledger import ledger_app
 from service.cli.operate import confirm_app, operate_app, release_app
 from service.cli.policy import policy_app
 from service.cli.roles import serve_processor, serve_receiver
 from service.cli.sandbox import serve_sandbox
 from service.cli.secret_files import read_secret, read_secrets
-from service.cli.serving import Stop, stopped_by_signals
+from service.cli.shutdown import Stop, Watchdog, stopped_by_signals
 from service.cli.trigger import TRIGGERED, fields_of, notification, send
 from service.cli.undo import registrants_app
 from service.core import signature
@@ -114,6 +114,7 @@ app.add_typer(guests_app, name="guests")
 app.add_typer(auth_app, name="auth")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(journal_app, name="journal")
 app.add_typer(operate_app)
 policy_app.add_typer(confirm_app)
 registrants_app.add_typer(release_app)
@@ -263,9 +264,12 @@ def _run_role(
     settings = _settings(overrides)
     configure(stream=sys.stdout, colours=sys.stdout.isatty(), level=settings.log.level)
 
+    watchdog = Watchdog()
+
     async def until_stopped() -> None:
-        with stopped_by_signals() as stop:
+        with stopped_by_signals(watchdog.arm) as stop:
             await role(settings, stop)
+            structlog.get_logger().info("process.stopped", seconds=round(stop.seconds, 2))
 
     try:
         uvloop.run(until_stopped())
@@ -279,6 +283,8 @@ def _run_role(
         for leaf in _leaves(bug):
             structlog.get_logger().error("process.failed", error=type(leaf).__name__, at=whereabouts(leaf))
         raise typer.Exit(FAILED) from None
+    finally:
+        watchdog.disarm()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -310,7 +316,9 @@ def _secrets(settings: Settings) -> tuple[bytes, ...]:
 def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
     settings = _settings()
     topics = settings.kafka.topics
-    logging.getLogger().addHandler(logging.NullHandler())  # what they say ends in the error below
+    configure(
+        stream=sys.stderr, colours=sys.stderr.isatty(), level="critical"
+    )  # what is logged ends in sentences below
 
     async def talk(connection: Connection) -> TopicReport:
         wanted = standard(
@@ -325,13 +333,16 @@ def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
             return await work(admin, settings.kafka.topic_prefix, wanted)
 
     try:
-        return asyncio.run(talk(kafka_connection(settings)))
+        connection = kafka_connection(settings)
+        if warning := warning_of(connection.security):
+            typer.echo(f"warning: {warning}", err=True)
+        return asyncio.run(talk(connection))
     except SettingsError as error:
         end(str(error), WRONG)
     except TimeoutError:
         end(f"Kafka at {settings.kafka.bootstrap_servers} did not answer within {KAFKA_CONNECT} s", NOT_NOW)
     except KafkaUnavailable as error:
-        end(f"Kafka at {settings.kafka.bootstrap_servers} cannot be reached: {error}", NOT_NOW)
+        end(f"Kafka at {settings.kafka.bootstrap_servers} cannot do it now: {error}", NOT_NOW)
 
 
 def _report(report: TopicReport) -> None:
