@@ -11,13 +11,20 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from service.core.errors import JournalError
+import structlog
 
-#: Operations in one transaction at most: bounds how long the first of them waits for the last.
+from service.core.errors import JournalError, JournalFull
+
+#: Operations in one transaction at most, and their bytes: bounds how long the first of them waits for the last, and how
+#: far a store's own log can grow in one go.
 GROUP_SIZE = 1000
+GROUP_BYTES = 2 * 1024 * 1024
+
+#: Seconds without an operation after which the store may keep house all the same.
+IDLE = 1.0
 
 #: Seconds that :meth:`GroupCommit.close` waits for what was accepted.
 CLOSE_DEADLINE = 30.0
@@ -46,8 +53,14 @@ class Store(Protocol):
     def rollback(self) -> None:
         """Undo the transaction, where there still is one."""
 
+    def no_room(self, *, freeing: bool) -> bool:
+        """There was none for one operation alone, which would make some where it is ``freeing``. True: try it again."""
+
+    def distrust(self) -> None:
+        """Undo what is not committed and never write again. Reading goes on, unless this raises."""
+
     def settle(self) -> None:
-        """Housekeeping that nobody waits for, after each transaction."""
+        """Housekeeping that nobody waits for, after each transaction and every second without one."""
 
     def translated(self, error: Exception) -> Exception:
         """The store's own errors as JournalError, StoreFull or StoreBroken; any other as it is."""
@@ -64,6 +77,9 @@ class _Operation:
     run: Callable[[Any], Any]
     future: asyncio.Future[Any]
     after: Callable[[], None] | None
+    size: int
+    reads: bool
+    frees: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +104,9 @@ class _Outcome:
 class GroupCommit(Generic[S]):
     """The queue and its thread. Belongs to the event loop in which it was built; operations run in the order of ``submit``.
 
-    After an error that is not an operation's own (a failed fsync above all) nothing is run any more: the pages of a
+    After an error that is not an operation's own (a failed fsync above all) nothing is written any more: the pages of a
     failed fsync are marked clean, so a second one would say "done" for bytes that never arrived (Rebello et al.,
-    "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+    "Can Applications Recover from fsync Failures?", USENIX ATC 2020). Operations that only read go on, where they can.
     """
 
     def __init__(self, open_store: Callable[[], S], *, name: str) -> None:
@@ -100,11 +116,12 @@ class GroupCommit(Generic[S]):
         self._opened: asyncio.Future[S] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._failure: str | None = None
+        self._readable = True
         self._closed = False
 
     @property
     def failure(self) -> str | None:
-        """Why nothing is run any more, or None."""
+        """Why nothing is written any more, or None."""
         return self._failure
 
     async def start(self) -> S:
@@ -116,18 +133,27 @@ class GroupCommit(Generic[S]):
             self._queue.put(None)
             raise
 
-    def submit(self, run: Callable[[S], Any], *, after: Callable[[], None] | None = None) -> asyncio.Future[Any]:
+    def submit(
+        self,
+        run: Callable[[S], Any],
+        *,
+        after: Callable[[], None] | None = None,
+        size: int = 0,
+        reads: bool = False,
+        frees: bool = False,
+    ) -> asyncio.Future[Any]:
         """Queue ``run``; the future has its result once the transaction is on the disk.
 
         ``after`` is called in the loop when the operation is over, even when nobody waits for the future any more.
-        Raises JournalError when the store failed or is closed.
+        ``size``: bytes that it writes, about. ``reads``: it writes nothing. ``frees``: it makes room, or lets others make it.
+        Raises JournalError when the store failed (unless it ``reads``) or is closed; the future also JournalFull.
         """
-        if self._failure is not None:
+        if self._failure is not None and not reads:
             raise JournalError(self._failure)
         if self._closed:
             raise JournalError("the journal is closed")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Operation(run, future, after))
+        self._queue.put(_Operation(run, future, after, size, reads, frees))
         return future
 
     async def close(self) -> None:
@@ -149,34 +175,70 @@ class GroupCommit(Generic[S]):
             return
         self._in_loop(_succeed, self._opened, store)
         for group in self._groups():
-            self._in_loop(_tell, self._run(store, group))
-            self._guarded(store, store.settle)
+            if group:
+                self._in_loop(_tell, self._run(store, group))
+            self._settle(store)
         self._guarded(store, lambda: store.close(trusted=self._failure is None))
 
     def _groups(self) -> Iterator[list[_Operation]]:
-        operation = self._queue.get()
-        while operation is not None:
-            group = [operation]
-            while len(group) < GROUP_SIZE and not self._queue.empty():
-                following = self._queue.get()
-                if following is None:
-                    yield group
-                    return
-                group.append(following)
-            yield group
-            operation = self._queue.get()
+        """What waits; an empty group now and then when nothing does."""
+        while True:
+            try:
+                operation = self._queue.get(timeout=IDLE)
+            except Empty:
+                yield []
+                continue
+            group, size = list[_Operation](), 0
+            while operation is not None:
+                group.append(operation)
+                size += operation.size
+                if len(group) == GROUP_SIZE or size >= GROUP_BYTES or self._queue.empty():
+                    break
+                operation = self._queue.get()
+            if group:
+                yield group
+            if operation is None:
+                return
+
+    def _settle(self, store: S) -> None:
+        if self._failure is None:
+            self._guarded(store, store.settle)
 
     def _run(self, store: S, group: list[_Operation]) -> list[_Outcome]:
+        if self._failure is not None:
+            return [self._after_failure(store, operation) for operation in group]
         outcomes: list[_Outcome] = []
-        if self._failure is None:
-            problem = self._guarded(store, lambda: self._transaction(store, group, outcomes))
-        else:
-            problem = self._failure
+        problem = self._guarded(store, lambda: self._transaction(store, group, outcomes))
         if problem is None:
             return outcomes
-        if self._failure is None and len(group) > 1:  # no room, but not for each of them: a full store must drain
-            return [outcome for operation in group for outcome in self._run(store, [operation])]
-        return [_Outcome(operation, error=JournalError(problem)) for operation in group]
+        if self._failure is not None:  # who only reads is not concerned
+            return [self._after_failure(store, operation) for operation in group]
+        if len(group) > 1:  # no room, but not for each of them: a full store must drain
+            return [outcome for operation in group for outcome in self._alone(store, operation)]
+        return self._without_room(store, group[0], problem)
+
+    def _alone(self, store: S, operation: _Operation) -> list[_Outcome]:
+        self._settle(store)
+        return self._run(store, [operation])
+
+    def _without_room(self, store: S, operation: _Operation, problem: str) -> list[_Outcome]:
+        again = False
+
+        def ask() -> None:
+            nonlocal again
+            again = store.no_room(freeing=operation.frees)
+
+        if self._guarded(store, ask) is None and again:
+            return self._alone(store, operation)
+        return [_Outcome(operation, error=JournalFull(problem))]
+
+    def _after_failure(self, store: S, operation: _Operation) -> _Outcome:
+        if operation.reads and self._readable:
+            try:
+                return _Outcome(operation, result=store.attempt(operation.run))
+            except Exception as exc:  # noqa: BLE001 - its caller gets it
+                return _Outcome(operation, error=store.translated(exc))
+        return _Outcome(operation, error=JournalError(self._failure))
 
     def _transaction(self, store: S, group: list[_Operation], outcomes: list[_Outcome]) -> None:
         store.begin()
@@ -200,9 +262,26 @@ class GroupCommit(Generic[S]):
             error = store.translated(exc)
             if isinstance(error, StoreFull) and self._guarded(store, store.rollback) is None:
                 return str(error)
-            self._failure = self._failure or f"the journal is not trusted any more in this process: {error}"
+            self._give_up(store, error)
             return self._failure
         return None
+
+    def _give_up(self, store: S, error: Exception) -> None:
+        """Once, for the life of this process."""
+        if self._failure is not None:
+            return
+        self._failure = f"the journal is not trusted any more in this process: {error}"
+        structlog.get_logger().error(
+            "journal.failed",
+            reason=str(error),
+            advice="nothing is written to the journal any more until this process is started again: look at the disk, then"
+            " restart. Meanwhile events are stored by Kafka alone, or refused (503)",
+        )
+        try:
+            store.distrust()
+        except Exception as exc:  # noqa: BLE001 - whatever it is: then it cannot be read either
+            self._readable = False
+            structlog.get_logger().error("journal.not_readable", reason=str(store.translated(exc)))
 
     def _in_loop(self, act: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and everybody who waited is gone with it

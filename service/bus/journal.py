@@ -22,8 +22,10 @@ from pathlib import Path
 import msgspec
 
 from service.bus.group_commit import GroupCommit
-from service.bus.journal_file import FILE_NAME, STEP, Extent, JournalFile, Stored, open_file, size_of
-from service.core.errors import CannotStore, JournalError
+from service.bus.journal_file import STEP, Extent, JournalFile, Stored, size_of_rows
+from service.bus.journal_opening import open_file
+from service.bus.journal_space import Space, free_bytes
+from service.core.errors import CannotStore, JournalError, JournalFull
 from service.core.message import Message
 
 #: Appends that may wait, and the bytes of their values; beyond that new ones are refused at once.
@@ -32,24 +34,32 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What a metric wants to know. ``bytes`` is the size of the files; ``commits`` counts transactions that wrote."""
+    """What a metric wants to know. ``bytes`` is the size of the files; ``commits`` counts transactions that wrote.
+
+    ``used`` is the share (0 to 1) of what the journal could have on its volume; ``full``: it takes no more events now. Both
+    are at most a second old. ``failure``: why nothing is written any more in this process. ``damage``: what was found,
+    and mended, when it was opened.
+    """
 
     rows: int
     bytes: int
     waiting: int
     commits: int
+    full: bool
+    used: float
     failure: str | None
+    damage: str | None
 
 
 class Journal:
     """The log, for one event loop. Every method raises JournalError when the file cannot be trusted or was closed."""
 
     def __init__(
-        self, folder: Path, writer: GroupCommit[JournalFile], file: JournalFile, now: Callable[[], datetime]
+        self, writer: GroupCommit[JournalFile], file: JournalFile, space: Space, now: Callable[[], datetime]
     ) -> None:
-        self._folder = folder
         self._writer = writer
         self._file = file
+        self._space = space
         self._now = now
         self._waiting = 0
         self._waiting_bytes = 0
@@ -59,16 +69,32 @@ class Journal:
 
     @classmethod
     async def open(
-        cls, folder: Path, *, max_bytes: int | None = None, now: Callable[[], datetime] | None = None
+        cls,
+        folder: Path,
+        *,
+        max_bytes: int | None = None,
+        now: Callable[[], datetime] | None = None,
+        free: Callable[[Path], int] = free_bytes,
+        vfs: str | None = None,
     ) -> Journal:
         """Open the journal in ``folder``, making both where they do not exist (0700, 0600: it holds registrants' data).
 
-        ``max_bytes`` bounds the file; beyond it appends are refused and everything else goes on.
-        Raises JournalError: in use by another process, another format, not a journal, not readable.
+        ``max_bytes`` bounds the file; beyond it appends are refused and everything else goes on. ``free`` says what is
+        left on the folder's volume; ``vfs`` names what SQLite writes through (tests). Everything is verified first. What is
+        damaged is moved aside, and the journal goes on with all that can be verified: ``state.damage``.
+        Raises JournalError: in use by another process, another format, not a journal, no room to mend it.
         """
-        writer = GroupCommit(lambda: open_file(folder, max_bytes), name="journal")
+        space: list[Space] = []
+
+        def open_store() -> JournalFile:
+            file = open_file(folder, max_bytes, now=now or _utc_now, vfs=vfs)
+            space.append(Space(folder, limit=max_bytes, free=free))
+            file.keep_within(space[0])
+            return file
+
+        writer = GroupCommit(open_store, name="journal")
         file = await writer.start()
-        return cls(folder, writer, file, now or _utc_now)
+        return cls(writer, file, space[0], now or _utc_now)
 
     async def __aenter__(self) -> Journal:
         return self
@@ -88,27 +114,47 @@ class Journal:
         """Read without waiting for anything."""
         return State(
             rows=self._file.rows,
-            bytes=sum(size_of(self._folder / name) for name in (FILE_NAME, f"{FILE_NAME}-wal")),
+            bytes=self._space.files,
             waiting=self._waiting,
             commits=self._file.commits,
+            full=self._space.full,
+            used=self._space.used,
             failure=self._writer.failure,
+            damage=self._file.damage,
         )
 
-    async def append(self, entries: Sequence[tuple[str, Message]]) -> list[int]:
+    @property
+    def accepting(self) -> bool:
+        """Whether an event would be stored now: the journal has neither failed nor reached its watermark."""
+        return self._writer.failure is None and not self._space.full
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that the journal could have on its volume, those included that it has. At most a second old."""
+        return self._space.capacity
+
+    async def append(self, entries: Sequence[tuple[str, Message]], *, essential: bool = False) -> list[int]:
         """Append each message to its stream, all of them or none; durable on return. The offsets, in the same order.
 
-        Order in a stream is the order of the calls. Raises CannotStore when too much is waiting already.
-        When cancelled, the records may be stored all the same.
+        Order in a stream is the order of the calls. Raises JournalFull above the watermark, to which what is ``essential``
+        (without it, what is there could not be finished) is not subject, and where there is no room at all; CannotStore
+        when too much is waiting already. When cancelled, the records may be stored all the same.
         """
         if not entries:
             return []
+        if self._space.full and not essential:
+            raise JournalFull(self._space.refusal)
         rows, timestamp = tuple(entries), int(self._now().timestamp() * 1000)
-        size = sum(len(message.value or b"") for _, message in rows)
+        size = size_of_rows(rows)
         if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
             raise CannotStore("too many records are waiting for the journal")
-        done = self._writer.submit(
-            lambda file: file.append(rows, timestamp), after=lambda: self._settled(size, {name for name, _ in rows})
-        )
+
+        def append(file: JournalFile) -> list[int]:
+            file.admit(size, essential=essential)
+            return file.append(rows, timestamp)
+
+        after = partial(self._settled, size, {name for name, _ in rows})
+        done = self._writer.submit(append, after=after, size=size)
         self._waiting += 1
         self._waiting_bytes += size
         offsets: list[int] = await done
@@ -127,18 +173,32 @@ class Journal:
         At most ``limit`` of them and about 8 MiB; empty only where nothing is there.
         Raises JournalError where a row is not what was written or, in a stream that was never compacted, missing.
         """
-        records: list[Stored] = await self._writer.submit(lambda file: file.read(stream, start, limit))
+        records: list[Stored] = await self._writer.submit(lambda file: file.read(stream, start, limit), reads=True)
         return records
 
     async def extent(self, stream: str) -> Extent:
         """All bounds of the stream at one moment."""
-        extent: Extent = await self._writer.submit(lambda file: file.extent(stream))
+        extent: Extent = await self._writer.submit(lambda file: file.extent(stream), reads=True)
         return extent
+
+    async def streams(self) -> dict[str, Extent]:
+        """Every stream that was ever appended to, at one moment."""
+        streams: dict[str, Extent] = await self._writer.submit(JournalFile.extents, reads=True)
+        return streams
 
     async def bounds(self, stream: str) -> tuple[int, int]:
         """The first offset held and the next one to be given out; equal where the stream is empty."""
         extent = await self.extent(stream)
         return extent.first, extent.next
+
+    def end(self, stream: str) -> int:
+        """The next offset to be given out, read without waiting for anything."""
+        return self._file.end(stream)
+
+    async def occupied(self) -> int:
+        """Bytes of the file that hold something: what removing makes less, though the file stays as large as it is."""
+        occupied: int = await self._writer.submit(JournalFile.occupied, reads=True)
+        return occupied
 
     async def rows(self, stream: str) -> int:
         """How many records the stream holds."""
@@ -159,7 +219,7 @@ class Journal:
                 seen += len(page)
                 yield page
             if extent.compacted and seen != extent.rows:
-                raise JournalError(f"stream {stream}: {extent.rows} records were kept, {seen} are there")
+                await self._writer.submit(partial(JournalFile.lacks, name=stream, kept=extent.rows, seen=seen), reads=True)
         finally:
             self._scans[stream] -= 1
 
@@ -169,7 +229,7 @@ class Journal:
         deadline = loop.time() + timeout
         while True:
             event = self._appended.setdefault(stream, asyncio.Event())  # before asking: no append slips in between
-            if (await self.bounds(stream))[1] > offset:
+            if await self._writer.submit(lambda file: file.reaches(stream, offset), reads=True):
                 return True
             try:
                 async with asyncio.timeout_at(deadline):
@@ -183,12 +243,20 @@ class Journal:
 
     async def positions(self, stream: str) -> dict[str, int]:
         """The committed position of each group of the stream."""
-        positions: dict[str, int] = await self._writer.submit(lambda file: file.positions(stream))
+        positions: dict[str, int] = await self._writer.submit(lambda file: file.positions(stream), reads=True)
         return positions
 
     async def commit(self, group: str, stream: str, position: int) -> None:
         """Remember ``position`` for the group; durable on return."""
-        await self._writer.submit(lambda file: file.commit_position(group, stream, position))
+        await self._writer.submit(lambda file: file.commit_position(group, stream, position), frees=True)
+
+    async def forget(self, group: str) -> list[str]:
+        """Forget where ``group`` was, on every stream: retention waits for it no more. The streams; durable on return.
+
+        Should the group come again, it begins with what is there then.
+        """
+        streams: list[str] = await self._writer.submit(lambda file: file.forget_positions(group), frees=True)
+        return streams
 
     async def trim(self, stream: str, before: int, *, older_than: int | None = None) -> int:
         """Remove records from the front, below the offset ``before`` and (where given) appended before ``older_than`` (ms).
@@ -198,9 +266,9 @@ class Journal:
         """
         removed = 0
         while True:
-            step: int = await self._writer.submit(lambda file: file.trim(stream, before, older_than))
+            step: int = await self._writer.submit(lambda file: file.trim(stream, before, older_than), frees=True)
             removed += step
-            if step < STEP:
+            if not step:
                 return removed
 
     async def compact(self, stream: str) -> int:
@@ -211,11 +279,9 @@ class Journal:
         """
         obsolete = await self._obsolete(stream)
         removed = 0
-        for start in range(0, len(obsolete), STEP):
-            if self._scans[stream]:
-                break
-            step = obsolete[start : start + STEP]
-            removed += await self._writer.submit(partial(JournalFile.remove, stream=stream, offsets=step))
+        while removed < len(obsolete) and not self._scans[stream]:
+            step = partial(JournalFile.remove, stream=stream, offsets=obsolete[removed : removed + STEP])
+            removed += await self._writer.submit(step, frees=True)
         return removed
 
     async def _obsolete(self, stream: str) -> list[int]:

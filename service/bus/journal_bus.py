@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
 
 from service.bus.journal import Journal
-from service.bus.journal_file import Stored
+from service.bus.journal_file import STEP, Stored
 from service.bus.offsets import OffsetTracker
 from service.bus.protocols import RebalanceListener
-from service.core.errors import CannotStore, JournalError
+from service.bus.topics import LEDGER
+from service.core.errors import CannotStore, JournalError, JournalFull
 from service.core.message import Message, Received
 
 PARTITION = 0
+
+#: Seconds after which the sender may try again when the journal is full: emptying takes its time.
+FULL_RETRY_AFTER = 30
 
 #: Records delivered and not finished, at most; then the partition is paused.
 MAX_UNFINISHED = 10_000
@@ -28,17 +33,31 @@ POLL_SECONDS = 1.0
 #: Compaction pays when the stream has grown by this many records and doubled.
 COMPACT_AFTER = 1000
 
+#: Share of what the journal could have on its volume that retention leaves it: less than the 70 % at which it takes events
+#: again, so that old events go before new ones are refused.
+KEPT_SHARE = 0.6
+
+#: How old what a group has not finished must be to say that the group holds back retention; and how often that is said.
+HELD_BACK = timedelta(days=2)
+REMIND = timedelta(days=1)
+
 
 class JournalPublisher:
-    """Publisher on the journal: the topic is the stream, and one call is one transaction."""
+    """Publisher on the journal: the topic is the stream, and one call is one transaction.
 
-    def __init__(self, journal: Journal) -> None:
+    ``essential``: for whoever finishes what is there already, and so makes room; goes on above the journal's watermark.
+    """
+
+    def __init__(self, journal: Journal, *, essential: bool = False) -> None:
         self._journal = journal
+        self._essential = essential
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """All of ``messages`` are on the disk on return. Raises CannotStore."""
         try:
-            await self._journal.append([(message.topic, message) for message in messages])
+            await self._journal.append([(message.topic, message) for message in messages], essential=self._essential)
+        except JournalFull as exc:
+            raise CannotStore("the journal is full", retry_after=FULL_RETRY_AFTER) from exc
         except JournalError as exc:
             raise CannotStore("the journal cannot store now") from exc
 
@@ -147,11 +166,33 @@ class JournalConsumer:
         return PARTITION
 
     async def consumed(self, partition: int) -> bool:  # noqa: ARG002 - there is only one
-        """Whether the group has ever finished a record. Raises CannotStore."""
+        """Whether the group has ever finished a record. Raises CannotStore.
+
+        A journal that was damaged may have lost its position together with the ledger; but not, that a ledger was there.
+        """
         try:
-            return (await self._journal.committed(self._group, self._topic) or 0) > 0
+            committed = await self._journal.committed(self._group, self._topic) or 0
+            ledger = await self._journal.extent(LEDGER)
         except JournalError as exc:
             raise CannotStore("the journal cannot be read now") from exc
+        return committed > 0 or (ledger.next > 0 and not ledger.rows)
+
+    @property
+    def unfinished(self) -> int:
+        """Records delivered and not finished."""
+        return 0 if self._tracker is None else self._tracker.unfinished
+
+    @property
+    def lag(self) -> int:
+        """Records that are not finished, delivered or not."""
+        if self._tracker is None or not self._delivering:
+            return 0
+        first = self._tracker.position
+        return max(0, self._journal.end(self._topic) - (self._position if first is None else first))
+
+    def unconfirmed(self) -> float:
+        """Nobody else can be a member."""
+        return 0.0
 
     async def stop(self) -> None:
         """Revoke, drain, commit, fence. Idempotent."""
@@ -227,52 +268,156 @@ def _received(topic: str, stored: Stored) -> Received:
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of a topic is kept: what is older, or more than that, goes."""
+    """How long records are kept; and from how many bytes of the journal on, of whatever, the oldest go earlier."""
 
     max_age: timedelta
-    max_rows: int
+    max_bytes: int
 
 
-async def retain(journal: Journal, topic: str, retention: Retention, *, now: datetime) -> int:
-    """Remove what ``retention`` does not keep, never past what a consumer group of the topic has not committed.
+class HeldBack(msgspec.Struct, frozen=True):
+    """What a group has not finished stands in the way of retention. ``since``: when its first record was appended."""
 
-    Returns how many records went. Raises JournalError.
+    topic: str
+    group: str
+    waiting: int
+    since: datetime
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A topic's front: ``first`` is there, ``floor`` is the first record that a group has not committed."""
+
+    first: int
+    floor: int
+
+
+async def _kept(journal: Journal, topic: str) -> _Kept:
+    extent = await journal.extent(topic)
+    return _Kept(extent.first, min((await journal.positions(topic)).values(), default=extent.next))
+
+
+async def retain_by_age(journal: Journal, topic: str, max_age: timedelta, *, now: datetime) -> int:
+    """Remove what is older, never past what a consumer group of the topic has not committed; returns how many records.
+
+    Raises JournalError.
     """
-    _, following = await journal.bounds(topic)
-    floor = min((await journal.positions(topic)).values(), default=following)
-    removed = await journal.trim(topic, min(floor, following - retention.max_rows))
-    cutoff = int((now - retention.max_age).timestamp() * 1000)
-    return removed + await journal.trim(topic, floor, older_than=cutoff)
+    cutoff = int((now - max_age).timestamp() * 1000)
+    return await journal.trim(topic, (await _kept(journal, topic)).floor, older_than=cutoff)
+
+
+async def retain_by_size(journal: Journal, topics: Collection[str], max_bytes: int) -> Counter[str]:
+    """While the journal holds more: remove the oldest records of all ``topics``, never past what a group has not committed.
+
+    Returns how many went, by topic. Raises JournalError.
+    """
+    removed = Counter[str]()
+    while await is_above(journal, max_bytes) and (topic := await _oldest(journal, topics)) is not None:
+        kept = await _kept(journal, topic)
+        removed[topic] += await journal.trim(topic, min(kept.floor, kept.first + STEP))
+    return removed
+
+
+async def is_above(journal: Journal, max_bytes: int) -> bool:
+    """Whether the journal holds more, or more than its share of what its volume could give it."""
+    return await journal.occupied() > min(max_bytes, KEPT_SHARE * journal.capacity)
+
+
+async def _oldest(journal: Journal, topics: Collection[str]) -> str | None:
+    """The topic with the oldest record that may go."""
+    found: list[tuple[int, str]] = []
+    for topic in topics:
+        kept = await _kept(journal, topic)
+        if kept.first < kept.floor and (page := await journal.read(topic, kept.first, 1)):
+            found.append((page[0].timestamp, topic))
+    return min(found)[1] if found else None
+
+
+async def held_back(journal: Journal, topic: str, older_than: timedelta, *, now: datetime) -> list[HeldBack]:
+    """The groups of the topic whose first unfinished record is older. Raises JournalError."""
+    extent, found = await journal.extent(topic), list[HeldBack]()
+    for group, position in sorted((await journal.positions(topic)).items()):
+        for stored in await journal.read(topic, position, 1):
+            since = datetime.fromtimestamp(stored.timestamp / 1000, UTC)
+            if now - since > older_than:
+                found.append(HeldBack(topic, group, extent.next - stored.offset, since))
+    return found
 
 
 async def keep_tidy(
     journal: Journal,
     *,
-    retention: Mapping[str, Retention],
+    topics: Collection[str],
+    retention: Retention,
     now: Callable[[], datetime],
     compacted: Collection[str] = ("ledger",),
     interval: float = 60.0,
 ) -> None:
-    """Until cancelled, every ``interval`` seconds: retention for the topics named, compaction for those in ``compacted``.
+    """Until cancelled, every ``interval`` seconds: retention for ``topics``, compaction for those in ``compacted``.
 
     A topic in neither is left alone, a compacted one is never trimmed. Errors are logged and the next topic has its turn:
     the journal itself says in its state whether it is still trusted.
     """
-    kept: dict[str, int] = {}
+    tidying = _Tidying(journal, sorted(set(topics) - set(compacted)), retention, now)
     while True:
-        for topic in sorted(retention.keys() - set(compacted)):
-            await _logged(topic, retain(journal, topic, retention[topic], now=now()))
+        await tidying.retain()
         for topic in compacted:
-            await _logged(topic, _compact_when_grown(journal, topic, kept))
+            await _logged(topic, tidying.compact(topic))
         await asyncio.sleep(interval)
 
 
-async def _compact_when_grown(journal: Journal, topic: str, kept: dict[str, int]) -> int:
-    if await journal.rows(topic) < 2 * kept.get(topic, 0) + COMPACT_AFTER:
+class _Tidying:
+    """What one round remembers for the next."""
+
+    def __init__(
+        self, journal: Journal, topics: Sequence[str], retention: Retention, now: Callable[[], datetime]
+    ) -> None:
+        self._journal = journal
+        self._topics = topics
+        self._retention = retention
+        self._now = now
+        self._compacted: dict[str, int] = {}  # topic → rows after the last time
+        self._reminded: dict[tuple[str, str], datetime] = {}  # topic and group → when it was said
+
+    async def retain(self) -> None:
+        """By age, then by size; then say who holds it back."""
+        for topic in self._topics:
+            await _logged(topic, retain_by_age(self._journal, topic, self._retention.max_age, now=self._now()))
+        await _logged("all", self._by_size())
+        for topic in self._topics:
+            await _logged(topic, self._remind(topic))
+
+    async def _by_size(self) -> int:
+        removed = await retain_by_size(self._journal, self._topics, self._retention.max_bytes)
+        return removed.total()
+
+    async def _remind(self, topic: str) -> int:
+        now = self._now()
+        above = await is_above(self._journal, self._retention.max_bytes)
+        patience = HELD_BACK if above else max(HELD_BACK, self._retention.max_age)
+        for each in await held_back(self._journal, topic, patience, now=now):
+            if now - self._reminded.get((topic, each.group), datetime.min.replace(tzinfo=UTC)) >= REMIND:
+                self._reminded[topic, each.group] = now
+                _say(each)
         return 0
-    removed = await journal.compact(topic)
-    kept[topic] = await journal.rows(topic)
-    return removed
+
+    async def compact(self, topic: str) -> int:
+        """Where it pays; returns how many records went."""
+        if await self._journal.rows(topic) < 2 * self._compacted.get(topic, 0) + COMPACT_AFTER:
+            return 0
+        removed = await self._journal.compact(topic)
+        self._compacted[topic] = await self._journal.rows(topic)
+        return removed
+
+
+def _say(held: HeldBack) -> None:
+    structlog.get_logger().warning(
+        "journal.group_holds_back_retention",
+        topic=held.topic,
+        group=held.group,
+        waiting=held.waiting,
+        since=held.since.isoformat(timespec="seconds"),
+        advice="nothing behind its position is removed, and in the end the journal is full. Start what reads as this group"
+        " (KAFKA__GROUP); for a group that was given up: `webex-events journal forget`",
+    )
 
 
 async def _logged(topic: str, job: Awaitable[int]) -> None:

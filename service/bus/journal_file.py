@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,31 +12,46 @@ import apsw
 import msgspec
 
 from service.bus.group_commit import StoreBroken, StoreFull
+from service.bus.journal_lock import FolderLock
+from service.bus.journal_space import Holding, Space
 from service.core.errors import JournalError
 from service.core.message import Message
 
 FILE_NAME = "journal.db"
-LOCK_NAME = "journal.lock"
+WAL_NAME = f"{FILE_NAME}-wal"
 
 #: ``PRAGMA application_id``: "wxev". ``PRAGMA user_version``: the format of the tables below.
 APPLICATION_ID = 0x77786576
 FORMAT = 1
 
-#: The first SQLite without the WAL-reset bug (https://www.sqlite.org/changes.html).
-OLDEST_SQLITE = (3, 51, 3)
+#: Formats that a later version may have are below; a number beyond is a damaged one.
+FORMATS = 256
 
 #: One read returns no more than this many bytes of values (and always at least one record).
 READ_BYTES = 8 * 1024 * 1024
 
-#: Rows that one operation removes at most, so that appends never wait long behind housekeeping.
+#: Rows that one operation removes at most, so that appends never wait long behind housekeeping; and where there is hardly
+#: room for removing.
 STEP = 1000
+SMALL_STEP = 100
 
 #: Pages in the WAL after which it is copied into the file (4 MiB; as SQLite's own default).
 CHECKPOINT_PAGES = 1000
+TIGHT_CHECKPOINT_PAGES = 100
 
-_OFFSET_BITS = 40  # place = stream id << 40 | offset: one integer key, in order of stream and offset
+#: What a row needs beside its value, about.
+ROW_BYTES = 100
 
-_SCHEMA = f"""
+#: place = stream id << 40 | offset: one integer key, in order of stream and offset. No offset is greater.
+OFFSET_BITS = 40
+FURTHEST = (1 << OFFSET_BITS) - 1
+
+HOLES = """CREATE TABLE holes (
+  stream TEXT NOT NULL, start INTEGER NOT NULL, next INTEGER NOT NULL, checksum INTEGER NOT NULL,
+  PRIMARY KEY (stream, start)
+) STRICT, WITHOUT ROWID;"""
+
+SCHEMA = f"""
 CREATE TABLE streams (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, first INTEGER NOT NULL, next INTEGER NOT NULL,
   rows INTEGER NOT NULL, compacted INTEGER NOT NULL, checksum INTEGER NOT NULL
@@ -51,6 +64,7 @@ CREATE TABLE positions (
   consumers TEXT NOT NULL, stream TEXT NOT NULL, position INTEGER NOT NULL, checksum INTEGER NOT NULL,
   PRIMARY KEY (consumers, stream)
 ) STRICT, WITHOUT ROWID;
+{HOLES}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
@@ -75,8 +89,11 @@ class Extent(msgspec.Struct, frozen=True, kw_only=True):
     compacted: bool = False
 
 
-class _Stream(msgspec.Struct, frozen=True):
-    """One row of ``streams``."""
+class Stream(msgspec.Struct, frozen=True):
+    """One row of ``streams``, with its ``holes``: from where to where records were lost, and said to be so.
+
+    Holes are in order and never touch; none begins before ``first``.
+    """
 
     id: int
     name: str
@@ -84,26 +101,51 @@ class _Stream(msgspec.Struct, frozen=True):
     next: int
     rows: int
     compacted: bool
+    holes: tuple[tuple[int, int], ...] = ()
+
+    def behind_hole(self, offset: int) -> int:
+        """``offset``, or where the hole ends in which it is."""
+        at = bisect_right(self.holes, (offset, FURTHEST)) - 1
+        return max(offset, self.holes[at][1]) if at >= 0 else offset
+
+    def behind_rows(self, count: int) -> int:
+        """The offset before which so many records are, from the first one on; where nothing is missing but in holes."""
+        end = self.first + count
+        for start, following in self.holes:
+            if start >= end:
+                break
+            end += following - start
+        return end
+
+    def accepts(self, expected: int, found: int) -> bool:
+        """Whether the record ``found`` may come where ``expected`` would."""
+        return found == self.behind_hole(expected) or self.compacted
 
     def place(self, offset: int) -> int:
-        return self.id << _OFFSET_BITS | offset
+        return self.id << OFFSET_BITS | offset
 
     def offset(self, place: int) -> int:
-        return place - (self.id << _OFFSET_BITS)
+        return place - (self.id << OFFSET_BITS)
 
 
 class JournalFile:
-    """The SQLite side: every method runs in the writer thread. ``rows`` and ``commits`` may be read from elsewhere."""
+    """The SQLite side: every method runs in the writer thread. ``rows`` and ``commits`` may be read from elsewhere.
 
-    def __init__(self, connection: apsw.Connection, lock: int) -> None:
+    ``damage``: what was found, and mended, when it was opened.
+    """
+
+    def __init__(self, connection: apsw.Connection, lock: FolderLock, *, damage: str | None = None) -> None:
+        self.damage = damage
         self._connection = connection
         self._execute = connection.cursor().execute
         self._lock = lock
+        self._space: Space | None = None
         self._wal_pages = 0
         self._streams = self._load()
         self._changed: set[str] = set()
-        self.rows = self._count()
+        self.rows = 0
         self.commits = 0
+        self._counted()
         connection.set_wal_hook(self._committed)
 
     # Transactions (group_commit.Store)
@@ -137,9 +179,9 @@ class JournalFile:
             self._save(self._streams[name])
         self._changed.clear()
         self._execute("COMMIT")
-        if os.fstat(self._lock).st_nlink == 0:  # what is in an unlinked file ends with the process
+        if self._lock.deleted:  # what is in an unlinked file ends with the process
             raise StoreBroken("its folder was deleted while it was in use")
-        self.rows = self._count()
+        self._counted()
 
     def rollback(self) -> None:
         if self._connection.in_transaction:
@@ -149,9 +191,26 @@ class JournalFile:
 
     def settle(self) -> None:
         """Checkpoint here and not inside COMMIT: nobody waits for it, and SQLite does not swallow its errors."""
-        if self._wal_pages >= CHECKPOINT_PAGES:
+        tight = self._space is not None and self._space.tight
+        if self._wal_pages >= (TIGHT_CHECKPOINT_PAGES if tight else CHECKPOINT_PAGES):
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._wal_pages = 0
+        if self._space is not None and self._space.due():
+            self._space.measure(self._holding())
+
+    def no_room(self, *, freeing: bool) -> bool:
+        """Give up the ballast, for removing only."""
+        if self._space is None:
+            return False
+        if freeing:
+            return self._space.make_room()
+        self._space.refused()
+        return False
+
+    def distrust(self) -> None:
+        """Undo what is not committed; reads see the last commit, and their checksums."""
+        self.rollback()
+        self._connection.pragma("query_only", 1)
 
     def translated(self, error: Exception) -> Exception:
         return _translated(error)
@@ -161,43 +220,71 @@ class JournalFile:
             self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._connection.close()
         if trusted:
-            os.close(self._lock)
+            self._lock.release()
 
     def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:  # noqa: ARG002 - SQLite's signature
         self.commits += 1
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
+    # Room
+
+    def keep_within(self, space: Space) -> None:
+        """From now on appends are refused where ``space`` says so, and it is told what there is."""
+        self._space = space
+        space.measure(self._holding())
+
+    def occupied(self) -> int:
+        """Bytes of the pages that hold something."""
+        return self._holding().occupied
+
+    def _holding(self) -> Holding:
+        page = self._connection.pragma("page_size")
+        pages, unused = self._connection.pragma("page_count"), self._connection.pragma("freelist_count")
+        file, log = (size_of(Path(name)) for name in (self._connection.filename, self._connection.filename_wal))
+        return Holding(
+            occupied=(pages - unused) * page,
+            unused=unused * page,
+            log=log,
+            outstanding=max(0, pages * page - file),
+            files=file + log,
+        )
+
+    @property
+    def _step(self) -> int:
+        return SMALL_STEP if self._space is not None and self._space.tight else STEP
+
+    def admit(self, size: int, *, essential: bool) -> None:
+        """Before rows of ``size`` bytes are appended. Raises JournalFull."""
+        if self._space is not None:
+            if self._space.due(size):
+                self._space.measure(self._holding())
+            self._space.admit(size, essential=essential)
+
     # Streams
 
-    def _load(self) -> dict[str, _Stream]:
-        streams = {}
-        row: Any
-        for row in self._execute("SELECT id, name, first, next, rows, compacted, checksum FROM streams"):
-            number, name, first, following, rows, compacted, checksum = row
-            if _checksum(*row[:-1]) != checksum:
-                raise StoreBroken("the list of streams is not what was written")
-            streams[name] = _Stream(number, name, first, following, rows, bool(compacted))
-        return streams
+    def _load(self) -> dict[str, Stream]:
+        return {stream.name: stream for stream in load_streams(self._connection)}
 
-    def _save(self, stream: _Stream) -> None:
+    def _save(self, stream: Stream) -> None:
         values = (stream.id, stream.name, stream.first, stream.next, stream.rows, int(stream.compacted))
         self._execute(
             "REPLACE INTO streams (id, name, first, next, rows, compacted, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*values, _checksum(*values)),
+            (*values, checksum_of(*values)),
         )
 
-    def _change(self, stream: _Stream) -> None:
+    def _change(self, stream: Stream) -> None:
         self._streams[stream.name] = stream
         self._changed.add(stream.name)
 
-    def _stream(self, name: str) -> _Stream:
+    def _stream(self, name: str) -> Stream:
         if (stream := self._streams.get(name)) is not None:
             return stream
-        return _Stream(1 + max((known.id for known in self._streams.values()), default=0), name, 0, 0, 0, False)
+        return Stream(1 + max((known.id for known in self._streams.values()), default=0), name, 0, 0, 0, False)
 
-    def _count(self) -> int:
-        return sum(stream.rows for stream in self._streams.values())
+    def _counted(self) -> None:
+        self.rows = sum(stream.rows for stream in self._streams.values())
+        self._lock.count(sum(stream.next for stream in self._streams.values()))
 
     # Operations
 
@@ -210,11 +297,30 @@ class JournalFile:
             self._execute(
                 "INSERT INTO records (place, timestamp, topic, key, partition_by, value, checksum)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (stream.place(offset), *values, _checksum(name, offset, *values)),
+                (stream.place(offset), *values, checksum_of(name, offset, *values)),
             )
-            self._change(_Stream(stream.id, name, stream.first, offset + 1, stream.rows + 1, stream.compacted))
+            self._change(
+                Stream(stream.id, name, stream.first, offset + 1, stream.rows + 1, stream.compacted, stream.holes)
+            )
             offsets.append(offset)
         return offsets
+
+    def reaches(self, name: str, offset: int) -> bool:
+        """Whether there is a record at ``offset`` or behind it."""
+        stream = self._stream(name)
+        return stream.behind_hole(offset) < stream.next
+
+    def lacks(self, name: str, *, kept: int, seen: int) -> None:
+        """A reader of the whole compacted stream has not seen all: nothing may be asked of it any more."""
+        raise StoreBroken(f"stream {name}: {kept} records were kept, {seen} are there")
+
+    def extents(self) -> dict[str, Extent]:
+        return {name: self.extent(name) for name in self._streams}
+
+    def end(self, name: str) -> int:
+        """The next offset to be given out; may be read from elsewhere."""
+        stream = self._streams.get(name)
+        return 0 if stream is None else stream.next
 
     def extent(self, name: str) -> Extent:
         stream = self._stream(name)
@@ -222,7 +328,7 @@ class JournalFile:
 
     def read(self, name: str, start: int, limit: int) -> list[Stored]:
         stream = self._stream(name)
-        expected, size, records = max(start, stream.first), 0, list[Stored]()
+        expected, size, records = stream.behind_hole(max(start, stream.first)), 0, list[Stored]()
         places = (stream.place(expected), stream.place(stream.next), limit)
         row: Any
         for row in self._execute(
@@ -243,7 +349,7 @@ class JournalFile:
         stream = self._stream(name)
         if stream.compacted:
             raise JournalError(f"stream {name} is compacted: it is never trimmed")
-        end = min(before, stream.next, stream.first + STEP)
+        end = min(before, stream.next, stream.behind_rows(self._step))
         if older_than is not None:
             end = self._first_young(stream, end, older_than)
         if end <= stream.first:
@@ -251,11 +357,17 @@ class JournalFile:
         self._execute(
             "DELETE FROM records WHERE place >= ? AND place < ?", (stream.place(stream.first), stream.place(end))
         )
-        removed = end - stream.first
-        self._change(_Stream(stream.id, name, end, stream.next, stream.rows - removed, stream.compacted))
+        removed = self._connection.changes()
+        if removed != end - stream.first - sum(max(0, min(stop, end) - start) for start, stop in stream.holes):
+            raise StoreBroken(f"stream {name}: of the records {stream.first} to {end - 1} only {removed} were there")
+        end = stream.behind_hole(end)
+        holes = tuple(hole for hole in stream.holes if hole[0] >= end)
+        if len(holes) < len(stream.holes):
+            self._execute("DELETE FROM holes WHERE stream = ? AND start < ?", (name, end))
+        self._change(Stream(stream.id, name, end, stream.next, stream.rows - removed, stream.compacted, holes))
         return removed
 
-    def _first_young(self, stream: _Stream, end: int, older_than: int) -> int:
+    def _first_young(self, stream: Stream, end: int, older_than: int) -> int:
         place = self._execute(
             "SELECT place FROM records WHERE place >= ? AND place < ? AND timestamp >= ? ORDER BY place LIMIT 1",
             (stream.place(stream.first), stream.place(end), older_than),
@@ -263,13 +375,14 @@ class JournalFile:
         return end if place is None else stream.offset(place)
 
     def remove(self, *, stream: str, offsets: Sequence[int]) -> int:
-        """Compaction's step."""
+        """Compaction's step: the first of ``offsets``, as many as one step takes."""
         known = self._stream(stream)
+        offsets = offsets[: self._step]
         for offset in offsets:
             self._execute("DELETE FROM records WHERE place = ?", (known.place(offset),))
             if self._connection.changes() != 1:
-                raise JournalError(f"stream {stream}: record {offset} is missing")
-        self._change(_Stream(known.id, stream, known.first, known.next, known.rows - len(offsets), compacted=True))
+                raise StoreBroken(f"stream {stream}: record {offset} is missing")
+        self._change(Stream(known.id, stream, known.first, known.next, known.rows - len(offsets), True, known.holes))
         return len(offsets)
 
     def positions(self, stream: str) -> dict[str, int]:
@@ -277,19 +390,28 @@ class JournalFile:
         for group, position, checksum in self._execute(
             "SELECT consumers, position, checksum FROM positions WHERE stream = ?", (stream,)
         ):
-            if _checksum(group, stream, position) != checksum:
-                raise JournalError(f"stream {stream}: a committed position is not what was written")
+            if checksum_of(group, stream, position) != checksum:
+                raise StoreBroken(f"stream {stream}: a committed position is not what was written")
             positions[group] = position
         return positions
+
+    def forget_positions(self, group: str) -> list[str]:
+        found: Any = self._execute("DELETE FROM positions WHERE consumers = ? RETURNING stream", (group,))
+        return sorted(stream for (stream,) in found)
 
     def commit_position(self, group: str, stream: str, position: int) -> None:
         self._execute(
             "REPLACE INTO positions (consumers, stream, position, checksum) VALUES (?, ?, ?, ?)",
-            (group, stream, position, _checksum(group, stream, position)),
+            (group, stream, position, checksum_of(group, stream, position)),
         )
 
 
-def _checksum(*values: str | int | bytes | None) -> int:
+def size_of_rows(entries: Sequence[tuple[str, Message]]) -> int:
+    """Bytes that the file grows by, about."""
+    return sum(len(message.value or b"") + len(message.key) + ROW_BYTES for _, message in entries)
+
+
+def checksum_of(*values: str | int | bytes | None) -> int:
     """CRC-32 over an encoding in which every value has its type and length: nothing can move from one to the next."""
     return zlib.crc32(_encode(values))
 
@@ -297,123 +419,64 @@ def _checksum(*values: str | int | bytes | None) -> int:
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _verified(stream: _Stream, row: Any) -> Stored:
+def load_streams(connection: apsw.Connection) -> list[Stream]:
+    """All streams, in the order of their ids. Raises StoreBroken."""
+    holes = _load_holes(connection)
+    streams = []
+    row: Any
+    for row in connection.execute("SELECT id, name, first, next, rows, compacted, checksum FROM streams ORDER BY id"):
+        number, name, first, following, rows, compacted, checksum = row
+        if checksum_of(*row[:-1]) != checksum:
+            raise StoreBroken("the list of streams is not what was written")
+        streams.append(Stream(number, name, first, following, rows, bool(compacted), tuple(holes.get(name, ()))))
+    return streams
+
+
+def has_holes(connection: apsw.Connection) -> bool:
+    """Whether the table is there: it was added to the format later."""
+    return bool(connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'holes'").get)
+
+
+def _load_holes(connection: apsw.Connection) -> dict[str, list[tuple[int, int]]]:
+    holes: dict[str, list[tuple[int, int]]] = {}
+    if not has_holes(connection):
+        return holes
+    row: Any
+    for row in connection.execute("SELECT stream, start, next, checksum FROM holes ORDER BY stream, start"):
+        if checksum_of(*row[:-1]) != row[-1]:
+            raise StoreBroken("the list of holes is not what was written")
+        holes.setdefault(row[0], []).append(row[1:3])
+    return holes
+
+
+def _verified(stream: Stream, row: Any) -> Stored:
     place, timestamp, topic, key, partition_by, value, checksum = row
     offset = stream.offset(place)
-    if _checksum(stream.name, offset, timestamp, topic, key, partition_by, value) != checksum:
-        raise JournalError(f"stream {stream.name}: record {offset} is not what was written")
+    if checksum_of(stream.name, offset, timestamp, topic, key, partition_by, value) != checksum:
+        raise StoreBroken(altered(stream, offset))
     message = Message(topic=topic, key=key, value=value, partition_by=partition_by)
     return Stored(offset=offset, timestamp=timestamp, message=message)
 
 
-def _refuse_gap(stream: _Stream, expected: int, found: int) -> None:
-    if found != expected and not stream.compacted:
-        raise JournalError(f"stream {stream.name}: records {expected} to {found - 1} are missing")
+def _refuse_gap(stream: Stream, expected: int, found: int) -> None:
+    if not stream.accepts(expected, found):
+        raise StoreBroken(gap(stream, expected, found))
 
 
-# Opening
+def altered(stream: Stream, offset: int) -> str:
+    """A sentence about a record that is not the one that was appended."""
+    return f"stream {stream.name}: record {offset} is not what was written"
 
 
-def check_sqlite(version: str) -> None:
-    """Refuse a SQLite that can lose committed transactions. Raises JournalError."""
-    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
-        raise JournalError(
-            f"SQLite {version} has the WAL-reset bug; {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed"
-        )
-
-
-def open_file(folder: Path, max_bytes: int | None) -> JournalFile:
-    check_sqlite(apsw.sqlite_lib_version())
-    try:
-        _make_folder(folder)
-        return _open_locked(folder, max_bytes)
-    except (apsw.Error, OSError, UnicodeError, JournalError) as exc:
-        raise JournalError(f"the journal in {folder} cannot be opened: {exc}") from exc
-
-
-def _open_locked(folder: Path, max_bytes: int | None) -> JournalFile:
-    with contextlib.ExitStack() as undo:
-        lock = _lock(folder)
-        undo.callback(os.close, lock)
-        connection = apsw.Connection(str(folder / FILE_NAME), flags=apsw.SQLITE_OPEN_READWRITE)
-        undo.callback(connection.close)
-        _prepare(connection, max_bytes)
-        _sync(folder)  # now the WAL is there too; SQLite syncs the folder as well, but ignores a failure
-        file = JournalFile(connection, lock)
-        undo.pop_all()
-        return file
-
-
-def _make_folder(folder: Path) -> None:
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in missing:
-        _sync(path.parent)
-    (folder / FILE_NAME).touch(mode=0o600)  # SQLite gives the WAL the same mode
-
-
-def _sync(folder: Path) -> None:
-    """A file is only durable once the folder that names it is."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(folder: Path) -> int:
-    """The kernel releases it with the process, however that ends. A second open in this process is refused as well."""
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace") or "unknown"
-        os.close(descriptor)
-        raise JournalError(
-            f"it is in use (process {holder}). Stop that process, or give this one a folder of its own"
-            " (WEBEX_EVENTS_JOURNAL__PATH): only `dev` runs several roles on one journal"
-        ) from exc
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
-
-
-def _prepare(connection: apsw.Connection, max_bytes: int | None) -> None:
-    connection.pragma("locking_mode", "exclusive")
-    new = _is_new(connection)  # before anything is written: the file may be somebody else's
-    if connection.pragma("journal_mode", "wal") != "wal":
-        raise JournalError("SQLite cannot keep a write-ahead log there")
-    for pragma, value in (
-        ("synchronous", "full"),
-        ("fullfsync", 1),
-        ("checkpoint_fullfsync", 1),
-        ("trusted_schema", 0),
-    ):
-        connection.pragma(pragma, value)
-    if connection.pragma("synchronous") != 2:
-        raise JournalError("SQLite did not accept synchronous=FULL")
-    if max_bytes is not None:
-        connection.pragma("max_page_count", max(1, max_bytes // connection.pragma("page_size")))
-    if new:
-        connection.execute(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT")
-
-
-def _is_new(connection: apsw.Connection) -> bool:
-    application, version = connection.pragma("application_id"), connection.pragma("user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-    if (application, version, tables) == (0, 0, 0):
-        return True
-    if application != APPLICATION_ID:
-        raise JournalError(f"{FILE_NAME} is not a journal of this program")
-    if version != FORMAT:
-        raise JournalError(f"its format is {version}, this version of the program reads {FORMAT}")
-    return False
+def gap(stream: Stream, expected: int, found: int) -> str:
+    """A sentence about records that should be there."""
+    return f"stream {stream.name}: records {expected} to {found - 1} are missing"
 
 
 def _translated(error: Exception) -> Exception:
     if isinstance(error, apsw.FullError):
         return StoreFull(f"there is no room for the journal: {error}")
-    if isinstance(error, _UNTRUSTED):
+    if isinstance(error, (*_UNTRUSTED, UnicodeDecodeError)):  # a text of ours that is no UTF-8 any more
         return StoreBroken(str(error))
     if isinstance(error, (apsw.Error, UnicodeError)):
         return JournalError(str(error))

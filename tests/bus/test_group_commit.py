@@ -1,0 +1,47 @@
+"""The thread between the journal and its file: what it does once nobody can know what reached the disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.bus.journal import Journal
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_a_failing_disk(folder: Path, kind: str) -> dict[str, Any]:
+    """What another process said whose disk fails once; its journal stays locked as long as it lives."""
+    command = (sys.executable, "-m", "tests.bus.append_on_a_failing_disk", str(folder), kind)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("kind", "appends"),
+    [
+        pytest.param("wal", {"refused"}, id="in a commit: that append is refused"),
+        pytest.param("db", {"done"}, id="in a checkpoint: what was appended is in the log"),
+    ],
+)
+async def test_after_a_failed_fsync_nothing_is_written(tmp_path: Path, kind: str, appends: set[str]) -> None:
+    """Although the disk would take it again: not one byte, not at closing either. Reading goes on, one log line says why."""
+    said = on_a_failing_disk(tmp_path, kind)
+    assert set(said["appends"]) == appends
+    rows = list(range(1 + said["appends"].count("done")))
+    assert said["after"] == ["refused"] * 5
+    assert said["read"] == rows
+    assert said["positions"] == {"group": 0}
+    assert said["untouched"]
+    assert not said["accepting"]
+    assert said["opened again"] == "refused"
+    assert said["logs"] == ["journal.failed"]
+    async with await Journal.open(tmp_path) as journal:
+        assert journal.accepting
+        assert [stored.offset for stored in await journal.read("meetings", 0, 10)][: len(rows)] == rows
+        assert await journal.committed("group", "meetings") == 0
