@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from msgspec import structs
 
+from service.bus.outgoing import Outgoing
+from service.bus.record_size import MAX_BATCH_BYTES, batched_size
 from service.core.errors import (
     CannotStore,
+    RecordRefused,
     WebexConflict,
     WebexError,
     WebexNotFound,
@@ -37,6 +41,93 @@ class RecordingPublisher:
         if self.error is not None:
             raise self.error
         self.batches.append(tuple(messages))
+
+
+@dataclass(eq=False)
+class GivenBatch:
+    """What a FakeSender was given and has not answered."""
+
+    topic: str
+    partition: int
+    records: Sequence[Outgoing]
+    answer: asyncio.Future[None]
+
+
+class FakeSender:
+    """The publisher's BatchSender: a Kafka that answers what it is given when it is told to, or at once while ``answering``.
+
+    ``log``: what is written, by topic and partition; ``given``: every batch, in order. ``counts`` of topics that are not in
+    it are not known. A record that ``refuse`` says yes to makes its batch be refused.
+    """
+
+    def __init__(
+        self, *, healthy: bool = True, answering: bool = False, counts: Mapping[str, int] | None = None
+    ) -> None:
+        self.healthy = healthy
+        self.answering = answering
+        self.counts = dict(counts if counts is not None else {"work": 1, "dead-letters": 1})
+        self.limit = MAX_BATCH_BYTES
+        self.refuse: Callable[[Message], bool] = lambda _: False
+        self.log: dict[tuple[str, int], list[Outgoing]] = {}
+        self.given: list[GivenBatch] = []
+        self.waiting: list[GivenBatch] = []
+
+    def partitions(self, topic: str) -> int | None:
+        """How many it has."""
+        return self.counts.get(topic)
+
+    def largest(self, topic: str) -> int:
+        """The same for all."""
+        return self.limit
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Keep it."""
+        given = GivenBatch(topic, partition, tuple(batch), asyncio.get_running_loop().create_future())
+        self.given.append(given)
+        self.waiting.append(given)
+        if self.answering:
+            asyncio.get_running_loop().call_soon(self.acknowledge)
+        return given.answer
+
+    def acknowledge(self, count: int | None = None) -> None:
+        """Write and answer the oldest ones; all where there is no ``count``. What was cancelled is forgotten."""
+        for given in self.waiting[:count]:
+            self.waiting.remove(given)
+            if given.answer.done():
+                continue
+            if problem := self._problem(given.records):
+                given.answer.set_exception(RecordRefused(problem))
+            else:
+                self.write(given)
+                given.answer.set_result(None)
+
+    def write(self, given: GivenBatch) -> None:
+        """Write it and say nothing: the answer is lost, and it is sent once more."""
+        if not self._problem(given.records):
+            self.log.setdefault((given.topic, given.partition), []).extend(given.records)
+
+    def _problem(self, records: Sequence[Outgoing]) -> str:
+        size = sum(batched_size(record.message) for record in records)
+        if size > self.limit:
+            return f"{size} bytes"
+        return "refused" if any(self.refuse(record.message) for record in records) else ""
+
+    def recover(self) -> None:
+        """Healthy, and answering from now on, and also what waits."""
+        self.healthy = self.answering = True
+        self.acknowledge()
+
+    def values(self, topic: str = "work", partition: int = 0) -> list[bytes | None]:
+        """Of the records that are written there."""
+        return [record.message.value for record in self.log.get((topic, partition), ())]
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Let go of what waits."""
+        for given in self.waiting:
+            given.answer.cancel()
 
 
 class FakeWebex:
@@ -175,6 +266,7 @@ class CountingObserver:
         self.parked = 0
         self.found: dict[str, int] = {}
         self.letters: list[str] = []
+        self.waiting_letters: list[int] = []
         self.commands: list[tuple[str, str]] = []
         self.changes: list[str] = []
         self.stopped: dict[str, int] = {}
@@ -207,6 +299,10 @@ class CountingObserver:
     def letter_written(self, reason: str) -> None:
         """A record went to the dead letters."""
         self.letters.append(reason)
+
+    def letters_waiting(self, letters: int) -> None:
+        """So many cannot be written for now."""
+        self.waiting_letters.append(letters)
 
     def command_finished(self, operation: str, outcome: str) -> None:
         """A command has its outcome."""

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
 
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_refusal import reason_of
 from service.bus.topics import Existing
 from service.core.errors import KafkaUnavailable
 
@@ -32,7 +34,7 @@ Answer = TypeVar("Answer")
 @asynccontextmanager
 async def kafka_admin(connection: Connection) -> AsyncIterator[KafkaAdmin]:
     """An admin client while the block runs. Raises KafkaUnavailable."""
-    client = AIOKafkaAdminClient(**connection.options(), request_timeout_ms=int(PATIENCE * 1000))
+    client = connection.client(AIOKafkaAdminClient, request_timeout_ms=int(PATIENCE * 1000))
     try:
         await _answer(client.start())
         yield KafkaAdmin(client)
@@ -55,13 +57,22 @@ class KafkaAdmin:
 
     async def describe(self, topics: Sequence[str]) -> dict[str, Existing]:
         """Those of ``topics`` that exist."""
-        described = await _answer(self._client.describe_topics(list(topics)))
+        described = await self._described(topics)
+        for topic in described:
+            if topic["error_code"] == TopicAuthorizationFailedError.errno:  # it may exist: nobody tells us
+                raise KafkaUnavailable(reason_of(TopicAuthorizationFailedError(topic["topic"])))
         found = {topic["topic"]: topic["partitions"] for topic in described if topic["error_code"] == 0}
         overrides = await self._overrides(list(found))
         return {
             name: Existing(len(partitions), min(len(p["replicas"]) for p in partitions), overrides.get(name, {}))
             for name, partitions in found.items()
         }
+
+    async def _described(self, topics: Sequence[str]) -> list[dict[str, Any]]:
+        """aiokafka's ``describe_topics`` would have those that are missing made, where the brokers create topics themselves."""
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        described: list[dict[str, Any]] = (await _answer(self._client._send_request(request))).to_object()["topics"]
+        return described
 
     async def _overrides(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
@@ -112,4 +123,4 @@ async def _answer(asked: Awaitable[Answer]) -> Answer:
     except TimeoutError:
         raise KafkaUnavailable(f"no answer within {PATIENCE:g} s") from None
     except KafkaError as error:
-        raise KafkaUnavailable(str(error)) from error
+        raise KafkaUnavailable(reason_of(error)) from error

@@ -1,79 +1,76 @@
-"""The producer: supervised, in order for each partition, at least once.
+"""The producer: supervised, in order for each partition, at least once. Decision 3 has the measurements behind it.
 
-Mode: ``acks=all`` without idempotence, and batches that never expire. aiokafka's idempotent producer never recovers from a
-batch that expired or was refused, because its sequence number is spent (aio-libs/aiokafka#1017); the plain one has no
-sequence to spoil. What it costs is a duplicate when an answer got lost, which the deterministic event ids make harmless.
-Batches never expire, because an expired one would be overtaken by the one behind it. One batch of a partition is in
-flight at a time, so first occurrences stay in the order of ``send``.
-
-Whatever goes wrong (refused, stalled, dead sender, no answer to ``start()``) has one cure: a new producer, and everything
-that was not acknowledged is sent once more, in order.
+A batch is tried until Kafka has acknowledged or refused it. Retriable errors are aiokafka's to retry. What a client will
+never get over (a sequence that broke, a sender that died) and what only looks like it (a batch that is not acknowledged for
+long) have one cure: a new client, and everything that is not acknowledged is given to it once more, in order. The new one
+is connected before the old one is let go, so that nothing is given up while Kafka is away: then no new one can be had, and
+the old one goes on where it was when Kafka is back, without a duplicate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import traceback
-from collections import deque
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-import aiokafka
 import structlog
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     InvalidTimestampError,
-    KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     RecordTooLargeError,
+    TopicAuthorizationFailedError,
 )
 
+from service.bus.kafka_client import SPENT, KafkaClient, Timing
 from service.bus.kafka_connection import Connection
-from service.bus.kafka_partitioner import partition_for
-from service.bus.record_size import MAX_BATCH_BYTES, MAX_RECORD_BYTES, record_size
-from service.core.errors import RecordRefused
-from service.core.event import CONTENT_TYPE, TOPICS
-from service.core.message import Message
+from service.bus.kafka_refusal import reason_of
+from service.bus.kafka_topic_facts import Ask, TopicFacts
+from service.bus.outgoing import Outgoing
+from service.bus.record_size import batched_size
+from service.core.errors import RecordRefused, whereabouts
+
+__all__ = ["KafkaProducer", "Timing"]
 
 #: Beyond this the producer is not healthy: nothing more is to be given to it.
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 
-EVENT_TOPICS = frozenset(TOPICS.values())
+#: Seconds between two looks at the client in use.
+_LOOK = 1.0
 
-_EVENT_HEADERS = (("content-type", CONTENT_TYPE.encode()),)
-_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError, InvalidTimestampError)
+#: A batch that a new client did not help waits twice as long for the next one, up to this many times ``stall``.
+_MOST_PATIENCE = 8
 
+#: Kafka will not take it as it is, and has written nothing of it.
+_REFUSALS = (InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError)
 
-@dataclass(frozen=True)
-class Timing:
-    """Limits in seconds.
+_FORBIDDEN = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 
-    ``request`` for one request to a broker; ``connect`` for ``start()``; ``slow``: with something unacknowledged for so
-    long the producer is not healthy; ``stall``: with nothing acknowledged for so long it is replaced; ``backoff`` between
-    two producers, doubled up to ``longest_backoff``.
-    """
-
-    request: float = 5.0
-    connect: float = 10.0
-    slow: float = 2.0
-    stall: float = 15.0
-    backoff: float = 0.5
-    longest_backoff: float = 5.0
+_STALLED = "stalled"
 
 
 @dataclass(eq=False)
 class _Pending:
-    message: Message
-    timestamp: int
+    topic: str
+    partition: int
+    batch: Sequence[Outgoing]
     size: int
-    since: float
+    patience: float
     acknowledged: asyncio.Future[None]
+    since: float = field(default_factory=time.monotonic)
+    due: float = 0.0
+    delivery: asyncio.Task[None] | None = None
 
 
 class KafkaProducer:
-    """Gives records to Kafka until it has acknowledged them. For one event loop; ``start`` once, ``stop`` once."""
+    """``publisher.BatchSender`` on Kafka. For one event loop; ``start`` once, ``stop`` once.
+
+    ``idempotent``: by decision 3; False is there to be measured against.
+    """
 
     def __init__(
         self,
@@ -82,259 +79,282 @@ class KafkaProducer:
         topic_prefix: str,
         client_id: str = "webex-events",
         timing: Timing | None = None,
+        idempotent: bool = True,
     ) -> None:
         self._connection = connection
         self._prefix = topic_prefix
         self._client_id = client_id
         self._timing = timing or Timing()
+        self._idempotent = idempotent
         self._log = structlog.get_logger()
-        self._unacknowledged: dict[_Pending, None] = {}  # in order of send
+        self._facts = TopicFacts(topic_prefix, self._timing)
+        self._pending: dict[_Pending, None] = {}  # in order of send
         self._pending_bytes = 0
-        self._unsent: deque[_Pending] = deque()
-        self._one_by_one = 0  # so many of the next records go alone, to find the one that is refused
-        self._connected = False
+        self._client: KafkaClient | None = None
+        self._last_acknowledged = 0.0
+        self._attempts_failed = 0
         self._unreachable = False
-        self._life: _Life | None = None
+        self._held_up: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         self._tried = asyncio.Event()
-        self._supervisor: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self.replacements: Counter[str] = Counter()  # clients that were given up for another, by reason
 
     @property
     def healthy(self) -> bool:
-        """Connected, and nothing has been waiting for its acknowledgement for long."""
-        oldest = next(iter(self._unacknowledged), None)
-        in_time = oldest is None or time.monotonic() - oldest.since < self._timing.slow
-        return self._connected and in_time and self._pending_bytes < MAX_PENDING_BYTES
+        """Connected, and with room for more: a batch given now will most likely be acknowledged in time."""
+        if self._client is None or self._pending_bytes >= MAX_PENDING_BYTES:
+            return False
+        before = time.monotonic() - self._timing.slow
+        oldest = next(iter(self._pending), None)
+        if oldest is None or oldest.since > before or self._last_acknowledged > before:
+            return True
+        return not any(each.since <= before and self._has_leader(self._client, each) for each in self._pending)
 
     @property
     def pending(self) -> int:
-        """Records that are not acknowledged yet."""
-        return len(self._unacknowledged)
+        """Batches that are neither acknowledged nor refused yet."""
+        return len(self._pending)
+
+    @property
+    def replaced(self) -> int:
+        """Clients that were given up for another one."""
+        return self.replacements.total()
+
+    def partitions(self, topic: str) -> int | None:
+        """How many ``topic`` has; None: not known (yet). The first question makes us look, and go on looking."""
+        return self._facts.partitions(topic)
+
+    def largest(self, topic: str) -> int:
+        """What the ``record_size.batched_size`` of a batch's records may be together, in bytes."""
+        return self._facts.largest(topic)
 
     async def start(self) -> None:
         """Begin; returns when the first attempt to connect has ended, well or not. It goes on trying."""
-        self._supervisor = asyncio.create_task(self._supervise(), name="kafka-producer")
-        tried = asyncio.create_task(self._tried.wait())
-        await asyncio.wait({tried, self._supervisor}, return_when=asyncio.FIRST_COMPLETED)
-        tried.cancel()
-
-    def send(self, message: Message, *, timestamp: int | None = None) -> asyncio.Future[None]:
-        """Take the record; the future is done when every in-sync replica has it.
-
-        It fails with RecordRefused only; anything else is tried again for as long as it takes. Cancelling the future means
-        "do not send it again": what is on its way may arrive. ``timestamp`` is in milliseconds since 1970.
-        """
-        pending = _Pending(
-            message=message,
-            timestamp=int(time.time() * 1000) if timestamp is None else timestamp,
-            size=record_size(message),
-            since=time.monotonic(),
-            acknowledged=asyncio.get_running_loop().create_future(),
+        self._tasks = (
+            asyncio.create_task(self._supervise(), name="kafka-producer"),
+            asyncio.create_task(self._facts.keep_up(self._ask), name="kafka-topic-facts"),
         )
-        self._unacknowledged[pending] = None
-        self._pending_bytes += pending.size
-        self._unsent.append(pending)
-        self._wake.set()
-        return pending.acknowledged
+        await self._tried.wait()
+
+    async def watch(self) -> None:
+        """For as long as it lives, once started. Raises RuntimeError when one of its tasks has ended, which none may: what it
+        is given would wait for ever.
+        """
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        names = ", ".join(sorted(task.get_name() for task in done))
+        if not self._stopped:
+            raise RuntimeError(f"{names} has ended, and must not")
+
+    def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Take the batch; the future is done when every in-sync replica has all of it.
+
+        It fails with RecordRefused only: Kafka refused the batch as a whole, or it is larger than ``largest``; nothing of it
+        is written. Cancelling the future means "do not send it again": what is on its way may arrive. Order is kept among
+        the batches of a partition where the next one is given after the one before is done.
+        """
+        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        size = sum(batched_size(each.message) for each in batch)
+        if size > (largest := self.largest(topic)):
+            acknowledged.set_exception(RecordRefused(f"{size} bytes for {topic}: Kafka takes {largest}"))
+            return acknowledged
+        if self._stopped:
+            acknowledged.cancel()
+            return acknowledged
+        pending = _Pending(topic, partition, batch, size, self._timing.stall, acknowledged)
+        self._pending[pending] = None
+        self._pending_bytes += size
+        acknowledged.add_done_callback(lambda _: self._forget(pending))
+        self._give(pending)
+        return acknowledged
 
     async def stop(self, timeout: float = 5.0) -> None:
-        """Wait for what is pending, ``timeout`` seconds at most, then let go of the rest: its futures are cancelled."""
-        waiting = [pending.acknowledged for pending in self._unacknowledged]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout)
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor})
-        for pending in list(self._unacknowledged):
+        """Wait for what is pending, ``timeout`` seconds at most, then let go of the rest: its futures are cancelled.
+
+        That takes 3 seconds more at most.
+        """
+        self._stopped = True
+        if self._pending:
+            await asyncio.wait({each.acknowledged for each in self._pending}, timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+        for pending in tuple(self._pending):
             pending.acknowledged.cancel()
-            self._forget(pending)
+        client, self._client = self._client, None
+        ends = [*self._tasks, *([asyncio.create_task(client.end())] if client else ())]
+        if ends:
+            await asyncio.wait(ends, timeout=3)
 
-    # --- one producer after the other ---------------------------------------------------------------------------------
+    # --- one batch ----------------------------------------------------------------------------------------------------
 
-    async def _supervise(self) -> None:
-        delay = self._timing.backoff
-        while True:
-            self._life = life = _Life(self._new_client())
+    def _give(self, pending: _Pending) -> None:
+        if pending.delivery is not None:
+            pending.delivery.cancel()
+        pending.due = time.monotonic() + pending.patience
+        if self._client is not None and not pending.acknowledged.done():
+            pending.delivery = asyncio.create_task(self._deliver(self._client, pending))
+
+    def _forget(self, pending: _Pending) -> None:
+        """It is acknowledged, refused or cancelled."""
+        del self._pending[pending]
+        self._pending_bytes -= pending.size
+        if pending.delivery is not None:
+            pending.delivery.cancel()
+
+    async def _deliver(self, client: KafkaClient, pending: _Pending) -> None:
+        """Until it is acknowledged or refused, or the client is spent: then the next one gets it."""
+        pause = self._timing.backoff
+        while client.spent is None:
             try:
-                reason = await self._live(life)
-            except Exception as error:  # noqa: BLE001 - a supervisor: a new producer is the cure, whatever it was
-                reason = _place_of(error)
-                self._log.error("producer.crashed", reason=reason)  # not the traceback: it may show records
-            finally:
-                self._connected = False
-                await life.end()
-            self._say_why(life, reason)
-            delay = self._timing.backoff if life.acknowledged else min(delay * 2, self._timing.longest_backoff)
-            await asyncio.sleep(delay)
+                await client.send(self._prefix + pending.topic, pending.partition, pending.batch)
+            except _REFUSALS as error:
+                self._refuse(pending, error)
+                return
+            except SPENT as error:
+                self._spent(client, type(error).__name__)
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the batch stays ours
+                self._hold_up(pending, error)
+                if isinstance(error, _FORBIDDEN):  # another client would get the same answer
+                    pending.due = time.monotonic() + pending.patience
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._timing.longest_backoff)
+            else:
+                self._acknowledge(pending)
+                return
 
-    def _say_why(self, life: _Life, reason: str) -> None:
-        if life.connected:
-            self._log.warning("producer.replaced", reason=reason, pending=self.pending)
-        elif not self._unreachable:
-            self._unreachable = True
-            self._log.warning("producer.unreachable", reason=reason, pending=self.pending)
-
-    def _new_client(self) -> Any:
-        client = aiokafka.AIOKafkaProducer(
-            **self._connection.options(),
-            client_id=self._client_id,
-            acks="all",
-            enable_idempotence=False,
-            max_batch_size=MAX_BATCH_BYTES,
-            max_request_size=MAX_BATCH_BYTES,
-            request_timeout_ms=int(self._timing.request * 1000),
-            metadata_max_age_ms=30_000,
-        )
-        client._message_accumulator._batch_ttl = float("inf")  # no option does that
-        return client
-
-    async def _live(self, life: _Life) -> str:
-        """Use one producer until it has to be replaced; the reason."""
-        try:
-            async with asyncio.timeout(self._timing.connect):
-                await life.client.start()
-        except (KafkaError, TimeoutError) as error:
-            return type(error).__name__
-        finally:
-            self._tried.set()
-        self._connected = life.connected = True
-        if self._unreachable:
-            self._unreachable = False
-            self._log.info("producer.connected", pending=self.pending)
-        self._unsent = deque(self._unacknowledged)
-        while life.broken is None:
-            await self._step(life)
-        return life.broken
-
-    async def _step(self, life: _Life) -> None:
-        if self._unsent:
-            await self._feed(life, self._unsent.popleft())
-            return
-        self._wake.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await self._wake.wait()
-        if self._unacknowledged and time.monotonic() - life.last_progress > self._timing.stall:
-            life.break_off("stalled")
-
-    async def _feed(self, life: _Life, pending: _Pending) -> None:
-        if pending.acknowledged.done():
-            self._forget(pending)
-            return
-        if len(self._unacknowledged) == 1:
-            life.last_progress = time.monotonic()  # nothing was waiting before this one
-        try:
-            future = await self._hand_over(life.client, pending)
-        except KafkaError as error:
-            self._failed(life, pending, error)
-            return
-        future.add_done_callback(lambda done: self._settled(life, pending, done))
-        if self._one_by_one:
-            self._one_by_one -= 1
-            await self._wait_alone(life, future)
-
-    async def _hand_over(self, client: Any, pending: _Pending) -> asyncio.Future[Any]:
-        message = pending.message
-        topic = self._prefix + message.topic
-        partition = message.partition
-        if partition is None:
-            partition = partition_for(message.partition_by, len(await client.partitions_for(topic)))
-        future: asyncio.Future[Any] = await client.send(
-            topic,
-            key=message.key.encode(),
-            value=message.value,
-            partition=partition,
-            timestamp_ms=pending.timestamp,
-            headers=list(_EVENT_HEADERS) if message.topic in EVENT_TOPICS else None,  # a tuple is refused
-        )
-        return future
-
-    async def _wait_alone(self, life: _Life, future: asyncio.Future[Any]) -> None:
-        life.alone = True
-        done, _ = await asyncio.wait(
-            {future, life.over}, timeout=self._timing.stall, return_when=asyncio.FIRST_COMPLETED
-        )
-        life.alone = False
-        if not done:
-            life.break_off("stalled")
-
-    def _settled(self, life: _Life, pending: _Pending, done: asyncio.Future[Any]) -> None:
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is not None:
-            self._failed(life, pending, error)
-            return
-        life.last_progress = time.monotonic()
-        life.acknowledged = True
-        self._forget(pending)
+    def _acknowledge(self, pending: _Pending) -> None:
+        self._last_acknowledged = time.monotonic()
+        self._say_reachable()
+        if self._held_up:
+            self._held_up = {each for each in self._held_up if each[0] != pending.topic}
         if not pending.acknowledged.done():
             pending.acknowledged.set_result(None)
 
-    def _failed(self, life: _Life, pending: _Pending, error: BaseException) -> None:
-        if life is not self._life or life.broken is not None:
-            return  # it is sent again anyway
-        refused = isinstance(error, _REFUSALS)
-        if refused and (life.alone or pending.size > MAX_RECORD_BYTES):
-            self._refuse(pending, error)
-            return
-        if refused:  # a batch fails whole: the next life looks for the one at fault
-            self._one_by_one = len(self._unacknowledged)
-        life.break_off(type(error).__name__)
+    def _refuse(self, pending: _Pending, error: Exception) -> None:
+        self._facts.look_again()  # its limit may be another now
+        if not pending.acknowledged.done():
+            refusal = f"{pending.topic}: {type(error).__name__}, {len(pending.batch)} records, {pending.size} bytes"
+            pending.acknowledged.set_exception(RecordRefused(refusal))
+
+    def _spent(self, client: KafkaClient, reason: str) -> None:
+        client.spent = client.spent or reason
         self._wake.set()
 
-    def _refuse(self, pending: _Pending, error: BaseException) -> None:
-        self._log.error("producer.record_refused", topic=pending.message.topic, reason=type(error).__name__)
-        self._forget(pending)
-        if not pending.acknowledged.done():
-            refusal = RecordRefused(f"{pending.message.topic}: {type(error).__name__}, {pending.size} bytes")
-            pending.acknowledged.set_exception(refusal)
+    def _hold_up(self, pending: _Pending, error: Exception) -> None:
+        """Say once for each topic that, and why, it is not written to; to try again is all that can be done."""
+        known = (pending.topic, type(error).__name__)
+        if known not in self._held_up and not (self._client is None or self._client.ended):
+            self._held_up.add(known)
+            where = whereabouts(error)[-1:]
+            self._log.error(
+                "producer.held_up", topic=self._prefix + pending.topic, reason=reason_of(error), where=where
+            )
 
-    def _forget(self, pending: _Pending) -> None:
-        if pending in self._unacknowledged:
-            del self._unacknowledged[pending]
-            self._pending_bytes -= pending.size
+    # --- one client after the other -----------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._replace(await self._needed())
+            except Exception as error:  # noqa: BLE001 - a supervisor: whatever it was, it must go on
+                self._log.error("producer.crashed", error=type(error).__name__, where=whereabouts(error))
+                self._tried.set()
+                await asyncio.sleep(self._timing.longest_backoff)
+
+    async def _needed(self) -> str:
+        """Return when another client is needed: why; "" where there is none."""
+        while self._client is not None:
+            if self._client.dead:
+                self._client.spent = self._client.spent or "sender died"
+            if self._client.spent is not None:
+                return self._client.spent
+            if self._overdue():
+                return _STALLED
+            self._wake.clear()
+            due = min((each.due for each in self._pending), default=float("inf"))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_LOOK, due - time.monotonic())):
+                    await self._wake.wait()
+        return ""
+
+    def _overdue(self) -> list[_Pending]:
+        now = time.monotonic()
+        return [each for each in self._pending if each.due <= now]
+
+    async def _replace(self, reason: str) -> None:
+        """Connect a new client, and use it instead of the one there is, if that does any good."""
+        await asyncio.sleep(self._pause())
+        overdue = self._overdue()
+        client = KafkaClient(
+            self._connection, client_id=self._client_id, timing=self._timing, idempotent=self._idempotent
+        )
+        try:
+            problem = await client.connect(self._prefix + topic for topic in self._facts.known)
+            self._tried.set()
+            self._attempts_failed = self._attempts_failed + 1 if problem else 0
+            if problem:
+                self._say_unreachable(problem)
+                _look_again(overdue, after=self._timing.longest_backoff)
+            elif reason != _STALLED or await self._does_better(client):
+                await self._adopt(client, reason)
+                self._wait_longer(overdue)
+            else:
+                _look_again(overdue, after=self._timing.stall)
+        finally:
+            if client is not self._client:
+                await client.end()
+
+    def _pause(self) -> float:
+        failures = self._attempts_failed + (self._client is not None and not self._client.acknowledged)
+        longest = self._timing.longest_backoff
+        return 0.0 if not failures else min(self._timing.backoff * 2 ** min(failures - 1, 10), longest)
+
+    def _wait_longer(self, overdue: Sequence[_Pending]) -> None:
+        """To look whether a new client helps costs nothing; to use one may cost duplicates."""
+        for pending in overdue:
+            pending.patience = min(pending.patience * 2, self._timing.stall * _MOST_PATIENCE)
+            _look_again([pending], after=pending.patience)
+
+    async def _does_better(self, client: KafkaClient) -> bool:
+        """Whether Kafka could take what is overdue (``client`` sees leaders), and the client in use still does not give it."""
+        waiting = {each.acknowledged for each in self._overdue() if self._has_leader(client, each)}
+        if not waiting:
+            return False
+        _, still = await asyncio.wait(waiting, timeout=self._timing.slow)
+        return bool(still)
+
+    def _has_leader(self, client: KafkaClient, pending: _Pending) -> bool:
+        return client.leads(self._prefix + pending.topic, pending.partition)
+
+    async def _adopt(self, client: KafkaClient, reason: str) -> None:
+        old = self._client
+        if old is not None:
+            await old.end()
+            await asyncio.sleep(0)  # answers that came at the very end are heard
+            self.replacements[reason] += 1
+            self._log.warning("producer.replaced", reason=reason, pending=self.pending)
+        self._client = client
+        self._say_reachable()
+        self._facts.look_again()
+        for pending in tuple(self._pending):
+            self._give(pending)
+
+    def _say_unreachable(self, reason: str) -> None:
+        if not self._unreachable:
+            self._unreachable = True
+            self._log.warning("producer.unreachable", reason=reason, pending=self.pending)
+
+    def _say_reachable(self) -> None:
+        if self._unreachable:
+            self._unreachable = False
+            self._log.info("producer.connected", pending=self.pending)
+
+    def _ask(self) -> Ask | None:
+        return self._client.ask if self._client is not None and not self._client.ended else None
 
 
-class _Life:
-    """One AIOKafkaProducer, from its making to its end."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.broken: str | None = None
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.connected = False
-        self.alone = False
-        self.acknowledged = False
-        self.last_progress = time.monotonic()
-
-    def break_off(self, reason: str) -> None:
-        """Send nothing more: what waits behind a failed batch must not overtake it."""
-        self.broken = self.broken or reason
-        if not self.over.done():
-            self.over.set_result(None)
-        self._cancel_sender()
-
-    async def end(self) -> None:
-        """Let go of it, whatever is pending: ``AIOKafkaProducer.stop()`` would wait for that, for ever while Kafka is away."""
-        self.client._closed = True  # its __del__ asks
-        sender = self._cancel_sender()
-        if sender is not None:
-            await asyncio.wait({sender}, timeout=1)  # requests in flight may still be answered
-            sender.cancel()
-            await asyncio.wait({sender}, timeout=1)
-        with suppress(TimeoutError, KafkaError):
-            async with asyncio.timeout(2):
-                await self.client.client.close()
-
-    def _cancel_sender(self) -> asyncio.Task[None] | None:
-        sender: asyncio.Task[None] | None = self.client._sender.sender_task
-        if sender is not None and not sender.done() and not sender.cancelling():
-            sender.cancel()
-        return sender
-
-
-def _place_of(error: Exception) -> str:
-    """What it was and where, without what was in the record."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {frame.name}:{frame.lineno}"
+def _look_again(overdue: Sequence[_Pending], *, after: float) -> None:
+    for pending in overdue:
+        pending.due = time.monotonic() + after

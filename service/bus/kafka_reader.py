@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
 import aiokafka
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_plain import read_plainly
 from service.bus.kafka_record import received
+from service.bus.kafka_refusal import reason_of
 from service.core.errors import KafkaUnavailable
 from service.core.message import Received
 
@@ -52,8 +54,7 @@ class KafkaReader:
         position = await self._answer(consumer.position(place))
         progress = time.monotonic()
         while position < end:
-            batch = await self._answer(consumer.getmany(place, timeout_ms=POLL_MS))
-            for record in batch.get(place, ()):
+            for record in await self._answer(_batch(consumer, place, position)):
                 if record.offset < end:
                     yield record
             before, position = position, await self._answer(consumer.position(place))
@@ -64,8 +65,8 @@ class KafkaReader:
 
     @asynccontextmanager
     async def _consumer(self, place: Any) -> AsyncIterator[Any]:
-        consumer = aiokafka.AIOKafkaConsumer(
-            **self._connection.options(),
+        consumer = self._connection.client(
+            aiokafka.AIOKafkaConsumer,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -74,6 +75,7 @@ class KafkaReader:
         try:
             await self._answer(consumer.start())
             consumer.assign([place])
+            await self._answer(_see(consumer, place.topic))
             if not await self._answer(consumer.seek_to_beginning(place)):
                 raise KafkaUnavailable(f"{place.topic}/{place.partition} has no leader that answers")
             yield consumer
@@ -89,4 +91,21 @@ class KafkaReader:
         except TimeoutError:
             raise KafkaUnavailable(f"no answer within {self._patience:g} s") from None
         except KafkaError as error:
-            raise KafkaUnavailable(type(error).__name__) from error
+            raise KafkaUnavailable(reason_of(error)) from error
+
+
+async def _see(consumer: Any, topic: str) -> None:
+    """Raises TopicAuthorizationFailedError where we may not even know of the topic: one would wait for it in vain."""
+    await consumer._client.force_metadata_update()
+    if topic in consumer._client.cluster.unauthorized_topics:
+        raise TopicAuthorizationFailedError(topic)
+
+
+async def _batch(consumer: Any, place: Any, position: int) -> Sequence[Any]:
+    try:
+        fetched: Mapping[Any, Sequence[Any]] = await consumer.getmany(place, timeout_ms=POLL_MS)
+    except UnicodeDecodeError:  # the name of a header
+        records, behind = await read_plainly(consumer, place, position)
+        consumer.seek(place, behind)
+        return records
+    return fetched.get(place, ())

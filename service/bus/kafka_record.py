@@ -1,10 +1,19 @@
-"""How a record of aiokafka becomes ours."""
+"""How a record of aiokafka becomes ours, and what a record of ours says on Kafka beside key and value."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from service.core.event import CONTENT_TYPE, TOPICS
 from service.core.message import Received
+
+_EVENT_TOPICS = frozenset(TOPICS.values())
+_EVENT_HEADERS = (("content-type", CONTENT_TYPE.encode()),)
+
+
+def headers(topic: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers of every record on ``topic`` (without prefix); CloudEvents, Kafka protocol binding, structured mode."""
+    return _EVENT_HEADERS if topic in _EVENT_TOPICS else ()
 
 
 def received(topic: str, record: Any) -> Received:

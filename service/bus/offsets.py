@@ -23,6 +23,13 @@ class OffsetTracker:
         """Records delivered and not finished. One that takes long does not count for those behind it, up to a limit."""
         return len(self._open) - (self._finished if len(self._open) < FURTHEST else 0)
 
+    @property
+    def position(self) -> int | None:
+        """The first offset that is not finished; None before anything was delivered."""
+        if self._open:
+            return next(iter(self._open))
+        return None if self._last < 0 else self._last + 1
+
     def delivered(self, offset: int) -> None:
         """``offset`` was handed out. A repeat changes nothing: the position never goes back."""
         if offset > self._last:

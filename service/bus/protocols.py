@@ -56,6 +56,17 @@ class Consumer(Protocol):
         Raises CannotStore where that cannot be found out now.
         """
 
+    @property
+    def unfinished(self) -> int:
+        """Records delivered and not finished."""
+
+    @property
+    def lag(self) -> int:
+        """Records of our partitions that are not finished, delivered or not, as far as is known now."""
+
+    def unconfirmed(self) -> float:
+        """Seconds since the group last said that we are a member of it; 0.0 where there cannot be another one."""
+
     async def stop(self) -> None:
         """Revoke (listener, drain, commit), then leave."""
 

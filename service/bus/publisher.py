@@ -1,293 +1,506 @@
-"""Kafka first, journal second: the one way in which records leave this program while Kafka is its bus.
+"""Kafka first, journal second: the one way in which records leave this program while Kafka is its bus. Decision 2 says why.
 
-``publish`` waits for Kafka's acknowledgement, for the deadline at most, and goes to the journal's stream ``spool`` then, or
-at once while the producer is not healthy or the spool holds anything. The spool is sent in order and trimmed as Kafka
-acknowledges it; when it is empty again, publishing goes straight to Kafka.
+Each partition has a lane (``lane.py``). A record waits there in memory until Kafka has acknowledged it. Where that takes
+longer than the deadline, or the producer is not healthy, everything that waits in the lane goes to the journal, and so does
+what arrives until the rows are nearly drained. No lane waits for another, but for two: what an earlier version left in one
+stream for all goes first, and what came before a topic's partitions were known goes before what came after.
 
-Order for each partition: a record never overtakes one that was published before it. Both ways lead into one producer,
-which sends in the order that it was given; nothing goes straight to it while an older record is in the spool or on its
-way into it. When one record misses its deadline, all that wait go to the spool together, in their order.
-
-"Not acknowledged in time" never means "not sent": a record that was already given to the producer stays with it, and its
-row in the spool waits for that same acknowledgement instead of being sent twice. After a restart it is sent again.
+"Not acknowledged in time" never means "not sent": what is in the air stays there, and when its acknowledgement comes after
+all it removes the rows. After a restart it is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import structlog
 
-from service.bus.journal_file import Stored
-from service.bus.record_size import MAX_RECORD_BYTES, record_size
-from service.core.errors import CannotStore, JournalError, RecordRefused, whereabouts
+from service.bus.lane import Call, Delivery, Entry, Flight, Lane
+from service.bus.outgoing import Outgoing
+from service.bus.record_size import MAX_RECORD_BYTES, batched_size, record_size
+from service.bus.routing import SPOOL, Routing
+from service.bus.spool import REFUSED, Rows, Spool
+from service.core import dead_letters
+from service.core.errors import CannotStore, EventProcessorError, JournalError, Overloaded, RecordRefused, whereabouts
+from service.core.event import TOPICS
 from service.core.message import Message
 
-#: Streams of the journal: what Kafka has not acknowledged yet, and what it will never take (kept for the operator).
-SPOOL = "spool"
-REFUSED = "refused"
+__all__ = ["REFUSED", "SPOOL", "BatchSender", "KafkaFirstPublisher"]
 
-#: Rows that are sent together; the last ones are sent while publishing waits, so that there is an end under any load.
-DRAIN_ROWS = 500
+#: Bytes that wait in memory, in all lanes: beyond this arrivals go to the journal; beyond twice as much they are refused.
+MOST_WAITING = 64 * 1024 * 1024
 
-#: Seconds before a journal that failed is asked again.
-JOURNAL_RETRY = 5.0
+#: Seconds before something is looked at again that cannot go on now: at first, and (doubled each time) at most.
+SOON = 0.01
+LATER = 1.0
+
+#: Seconds for acknowledgements that come late, and then for the journal to remove their rows, when the publisher is stopped:
+#: everything is durable then, and what is not acknowledged is sent again by the next run.
+LAST_ANSWERS = 1.0
+LAST_ROWS = 1.0
+
+_DEAD_LETTERS = TOPICS["record"]
 
 
-class RecordSender(Protocol):
-    """What the publisher asks of the Kafka producer."""
+class BatchSender(Protocol):
+    """What is asked of the Kafka producer."""
 
     @property
     def healthy(self) -> bool:
-        """Records given to it now will most likely be acknowledged in time."""
+        """Connected, and with room for more: a batch given now will most likely be acknowledged in time."""
+
+    def partitions(self, topic: str) -> int | None:
+        """How many it has; None: not known (yet). The first question makes the producer look."""
+
+    def largest(self, topic: str) -> int:
+        """What the ``batched_size`` of a batch's records may be together."""
 
     async def start(self) -> None:
-        """Begin."""
+        """Begin; returns after the first attempt to connect, well or not."""
 
-    def send(self, message: Message, *, timestamp: int | None = None) -> asyncio.Future[None]:
-        """Take a record; the future is done when it is durable and fails with RecordRefused only."""
+    def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Done when every in-sync replica has all of it; fails with RecordRefused only, and then has none of it.
 
-    async def stop(self) -> None:
-        """Let go of what is pending, within a bounded time."""
+        Cancelling it: it is not to be sent again; what is on its way may arrive.
+        """
 
-
-class Spool(Protocol):
-    """What the publisher asks of the journal. All raise JournalError."""
-
-    async def append(self, entries: Sequence[tuple[str, Message]]) -> list[int]:
-        """Append to the streams, durable on return."""
-
-    async def read(self, stream: str, start: int, limit: int) -> list[Stored]:
-        """Records from ``start`` on."""
-
-    async def trim(self, stream: str, before: int) -> int:
-        """Remove what is before."""
-
-    async def bounds(self, stream: str) -> tuple[int, int]:
-        """First offset and next one."""
-
-
-@dataclass(eq=False)
-class _Publication:
-    """One call of ``publish``; ``sent`` has a future for each message once it was given to the producer."""
-
-    messages: tuple[Message, ...]
-    durable: asyncio.Future[None]
-    sent: tuple[asyncio.Future[None], ...] = ()
-    missing: int = field(default=0)
-
-    def give_to(self, producer: RecordSender) -> None:
-        self.missing = len(self.messages)
-        self.sent = tuple(producer.send(message) for message in self.messages)
-        for future in self.sent:
-            future.add_done_callback(self._acknowledged)
-
-    def _acknowledged(self, future: asyncio.Future[None]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        self.missing -= 1
-        if self.missing == 0 and not self.durable.done():
-            self.durable.set_result(None)
-
-    def give_up(self) -> None:
-        """What is not sent yet is not to be sent any more."""
-        for future in self.sent:
-            future.cancel()
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Wait for what is pending, so many seconds; the rest is cancelled."""
 
 
 class KafkaFirstPublisher:
-    """Publisher on Kafka with the journal as its spool; ``journal`` None: without one. ``deadline`` is in seconds."""
+    """Publisher on Kafka with the journal as its spool; ``journal`` None: without one. For one event loop.
 
-    def __init__(self, producer: RecordSender, journal: Spool | None, *, deadline: float = 2.0) -> None:
-        self._producer = producer
-        self._journal = journal
+    ``deadline`` (s) is Kafka's alone; where the journal refuses as well, Kafka has as long again. ``letter`` makes the dead
+    letter of a record that Kafka refuses, given why; None: whoever publishes such a record is told, and may know better.
+    """
+
+    def __init__(
+        self,
+        sender: BatchSender,
+        journal: Rows | None,
+        *,
+        deadline: float = 2.0,
+        letter: Callable[[Message, str], Message] | None = None,
+    ) -> None:
+        self._sender = sender
         self._deadline = deadline
+        self._limit = deadline if journal is None else 2 * deadline
+        self._letter = letter
         self._log = structlog.get_logger()
-        self._publications: dict[_Publication, None] = {}  # running calls, in order
-        self._bound_for_spool = 0
-        self._appending = asyncio.Lock()
-        self._rounds: set[asyncio.Task[None]] = set()
-        self._first = 0  # of the spool: first row that is not acknowledged
-        self._next = 0
-        self._on_their_way: dict[int, asyncio.Future[None]] = {}  # row → what the producer has of it already
-        self._more = asyncio.Event()
-        self._drain: asyncio.Task[None] | None = None
-        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._spool = self._spool_on(journal) if journal is not None else None
+        self._lanes = Routing(self._partitions)
+        self._bytes = 0
+        self._with_rows: set[Lane] = set()
+        self._reading: set[Lane] = set()
+        self._answers: dict[Delivery, asyncio.Future[None]] = {}
+        self._deadlines: dict[Lane, asyncio.TimerHandle] = {}
+        self._later: dict[Lane, asyncio.TimerHandle] = {}
+        self._delays: dict[Lane, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False  # nothing more is taken
+        self._grounded = False  # nothing more is sent
+        self._quiet: asyncio.Future[None] | None = None
+
+    # --- what others may know -----------------------------------------------------------------------------------------
 
     @property
     def healthy(self) -> bool:
         """Kafka acknowledges."""
-        return self._producer.healthy
+        return self._sender.healthy
+
+    @property
+    def accepting(self) -> bool:
+        """An event would be stored now."""
+        return self._sender.healthy or self._storing
+
+    @property
+    def _storing(self) -> bool:
+        return self._spool is not None and self._spool.usable
 
     @property
     def spooled(self) -> int:
-        """Rows in the spool that Kafka has not acknowledged."""
-        return self._next - self._first
+        """Rows in the journal that Kafka has not acknowledged."""
+        return sum(lane.rows + lane.stranded for lane in self._lanes)
+
+    @property
+    def journalling(self) -> int:
+        """Lanes that have such rows."""
+        return len(self._with_rows)
+
+    @property
+    def oldest(self) -> float:
+        """Age (s) of the oldest record that Kafka has not acknowledged, in memory or in the journal; 0.0 without any."""
+        now, today = self._loop.time(), time.time()
+        ages = [now - entry.since for lane in self._lanes if (entry := lane.oldest()) is not None]
+        heads = [lane.head_timestamp for lane in self._lanes if (lane.rows or lane.stranded) and lane.head_timestamp]
+        return max([0.0, *ages, *(today - head / 1000 for head in heads)])
+
+    # --- from the beginning to the end --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin, whatever Kafka's state; rows of an earlier run are sent first. Raises JournalError."""
-        if self._journal is not None:
-            self._first, self._next = await self._journal.bounds(SPOOL)
-            if self.spooled:
-                self._log.warning("publisher.spooling", rows_of_an_earlier_run=self.spooled)
-                self._more.set()
-            self._drain = asyncio.create_task(self._keep_draining(self._journal), name="spool-drain")
-        await self._producer.start()
+        """Begin, whatever Kafka's state; what an earlier run left is sent first. Raises JournalError."""
+        for lane in await self._spool.lanes() if self._spool is not None else ():
+            self._with_rows.add(lane)
+            self._lanes.adopt(lane)
+        if self._with_rows:
+            self._log.warning("publisher.spooling", rows_of_an_earlier_run=self.spooled)
+        await self._sender.start()
+        for lane in self._lanes:
+            self._go_on(lane)
 
     async def stop(self) -> None:
-        """Take nothing more, wait for calls that are running (each has its deadline), then let go of Kafka.
-
-        What is in the spool stays there for the next start.
+        """Take nothing more, and wait for the calls that run: each has its deadline. What is not in Kafka then is in the
+        journal, and is sent by the next run.
         """
         self._closed = True
-        if self._publications:
-            await asyncio.wait({each.durable for each in self._publications}, timeout=self._deadline + 1)
-        if self._rounds:
-            await asyncio.wait(self._rounds)
-        if self._drain is not None:
-            self._drain.cancel()
-            await asyncio.wait({self._drain})
-        await self._producer.stop()
+        try:
+            for lane in self._lanes:
+                self._arrived(lane)
+            await self._until_quiet()
+            self._grounded = True
+            await self._sender.stop(LAST_ANSWERS)
+            await asyncio.sleep(0)  # acknowledgements that came at the very end are heard
+            if self._spool is not None:
+                await self._spool.stop(LAST_ROWS)
+        finally:
+            self._grounded = True
+            for timer in (*self._deadlines.values(), *self._later.values()):
+                timer.cancel()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _until_quiet(self) -> None:
+        if self._bytes:
+            self._quiet = self._loop.create_future()
+            await asyncio.wait({self._quiet}, timeout=self._limit + 1)
+        for lane in self._lanes:
+            while (entry := lane.oldest()) is not None and entry.call is not None:
+                self._withdraw(entry.call, CannotStore("the publisher was stopped"))
+
+    # --- one call -----------------------------------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return once all of ``messages`` are durable: acknowledged by every in-sync replica, or in the journal (fsync).
 
-        Raises CannotStore when neither could do it; RecordRefused for one that Kafka can never take (over 1 MiB).
+        One that Kafka refuses is durable as a dead letter. Raises CannotStore when neither could do it: then some may be
+        durable all the same; RecordRefused for one that is too large for any topic, or that there can be no letter of.
         """
-        _refuse_oversize(messages)
-        if not messages:
-            return
         if self._closed:
             raise CannotStore("the publisher was stopped")
-        publication = _Publication(tuple(messages), asyncio.get_running_loop().create_future())
-        self._publications[publication] = None
-        try:
-            await self._make_durable(publication)
-        finally:
-            del self._publications[publication]
-            if not publication.durable.done():
-                publication.durable.cancel()
+        await self._published(messages)
 
-    async def _make_durable(self, publication: _Publication) -> None:
-        if self._straight_to_kafka():
-            publication.give_to(self._producer)
+    async def _published(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        stored = self._loop.create_future()
+        call = self._take(messages, partial(_resolve, stored))
+        try:
+            await stored
+        except asyncio.CancelledError:
+            self._withdraw(call)
+            raise
+
+    def _take(self, messages: Sequence[Message], done: Callable[[Exception | None], None]) -> Call:
+        sizes = [self._size_of(message) for message in messages]
+        self._admit(sum(sizes))
+        lanes = [self._lanes.lane_for(message) for message in messages]
+        now, timestamp = self._loop.time(), int(time.time() * 1000)
+        call = Call(done, len(messages))
+        for message, size, lane in zip(messages, sizes, lanes, strict=True):
+            entry = Entry(message, size, timestamp, since=now, call=call)
+            lane.add(entry)
+            call.entries.append(entry)
+            self._bytes += size
+        call.lanes = lanes
+        for lane in dict.fromkeys(lanes):
+            self._arrived(lane)
+        return call
+
+    def _admit(self, size: int) -> None:
+        if not self.accepting:
+            raise CannotStore("Kafka does not acknowledge, and there is no journal that could keep it")
+        if self._bytes + size > (2 if self._storing else 1) * MOST_WAITING:
+            raise Overloaded("too many records wait to become durable")
+
+    def _size_of(self, message: Message) -> int:
+        """In a batch. Raises RecordRefused."""
+        size = batched_size(message)
+        if size > MAX_RECORD_BYTES and (own := record_size(message)) > MAX_RECORD_BYTES:
+            raise RecordRefused(f"{own} bytes for {message.topic}: Kafka takes {MAX_RECORD_BYTES}")
+        if self._letter is None and size > (largest := self._sender.largest(message.topic)):
+            raise RecordRefused(f"{size} bytes for {message.topic}: it takes {largest}")
+        return size
+
+    def _settle(self, entry: Entry) -> None:
+        """It is durable."""
+        if entry.settled or entry.call is None:
+            return
+        self._no_longer_waits(entry)
+        entry.call.missing -= 1
+        if not entry.call.missing:
+            entry.call.done(None)
+
+    def _withdraw(self, call: Call, error: Exception | None = None) -> None:
+        """Nobody waits for it any more; ``error`` says why. What is neither in the air nor in the journal is not sent."""
+        for lane, entry in zip(call.lanes, call.entries, strict=True):
+            if not entry.settled:
+                self._no_longer_waits(entry)
+                lane.withdraw()
+        call.done(error)
+        for lane in dict.fromkeys(call.lanes):
+            if lane.abandoned:
+                self._let_go(lane)
+
+    def _no_longer_waits(self, entry: Entry) -> None:
+        entry.settled = True
+        self._bytes -= entry.size
+        if not self._bytes and self._quiet is not None and not self._quiet.done():
+            self._quiet.set_result(None)
+
+    # --- lanes --------------------------------------------------------------------------------------------------------
+
+    def _partitions(self, topic: str) -> int | None:
+        told = self._sender.partitions(topic)
+        return told if self._spool is None else self._spool.partitions(topic, told)
+
+    def _arrived(self, lane: Lane) -> None:
+        if not lane.journalling and self._storing:
+            before = self._lanes.before(lane)
+            held_up = before is not None and before.journalling
+            lane.journalling = held_up or not self._sender.healthy or self._bytes > MOST_WAITING
+        self._go_on(lane)
+        self._watch(lane)
+
+    def _go_on(self, lane: Lane) -> None:
+        """Do whatever can be done for the lane now."""
+        into_journal = lane.journalling and lane.waiting
+        if into_journal and self._spool is not None:
+            self._spool.append(lane) if self._storing else self._look_later(lane)
+        if lane.flight is not None or self._grounded or self._lanes.before(lane) is not None:
+            return
+        if lane.empty:
+            lane.journalling = False
+            for other in self._lanes.emptied(lane):
+                self._go_on(other)
+        elif not self._lanes.leads_somewhere(lane):
+            self._look_later(lane)
+        elif lane.rows:
+            self._read(lane)
+        elif not (into_journal and self._storing):
+            self._send_front(lane)
+
+    def _look_later(self, lane: Lane) -> None:
+        if lane in self._later or self._grounded:
+            return
+        delay = self._delays.get(lane, SOON)
+        self._delays[lane] = min(2 * delay, LATER)
+        self._later[lane] = self._loop.call_later(delay, self._look_again, lane)
+
+    def _look_again(self, lane: Lane) -> None:
+        del self._later[lane]
+        self._go_on(lane)
+
+    # --- deadlines ----------------------------------------------------------------------------------------------------
+
+    def _watch(self, lane: Lane) -> None:
+        """One timer for a lane, for its oldest."""
+        if lane in self._deadlines or (oldest := lane.oldest()) is None:
+            return
+        due = oldest.since + self._deadline
+        if due <= self._loop.time():
+            due = oldest.since + self._limit
+        self._deadlines[lane] = self._loop.call_at(due, self._due, lane)
+
+    def _due(self, lane: Lane) -> None:
+        del self._deadlines[lane]
+        now = self._loop.time()
+        while (oldest := lane.oldest()) is not None and oldest.call is not None and oldest.since + self._limit <= now:
+            self._withdraw(oldest.call, CannotStore("Kafka did not acknowledge in time, and no journal could keep it"))
+        late = oldest is not None and oldest.since + self._deadline <= now
+        if late and self._spool is not None and not self._spool.failed:
+            lane.journalling = True
+        self._go_on(lane)
+        self._watch(lane)
+
+    # --- the journal --------------------------------------------------------------------------------------------------
+
+    def _spool_on(self, journal: Rows) -> Spool:
+        return Spool(journal, patience=self._deadline, appended=self._appended, refused=self._not_appended)
+
+    def _appended(self, lane: Lane, offsets: Sequence[int]) -> None:
+        for entry in lane.appended(offsets):
+            self._settle(entry)
+        if offsets[0] < lane.first and self._spool is not None:
+            self._spool.trim(lane)  # acknowledged before the journal had it
+        self._delays.pop(lane, None)
+        if lane.rows:
+            if not self._with_rows:
+                self._log.warning("publisher.spooling", kafka_healthy=self.healthy)
+            self._with_rows.add(lane)
+        self._go_on(lane)
+
+    def _not_appended(self, lane: Lane) -> None:
+        if lane.abandoned:
+            self._let_go(lane)
         else:
-            await self._to_spool(publication)
-        await self._wait_for_kafka(publication)
-        if not publication.durable.done():
-            await self._to_spool(publication)
-        if not publication.durable.done() and self._journal is not None and not publication.sent:
-            publication.give_to(self._producer)  # the journal failed: Kafka is what is left
-            await self._wait_for_kafka(publication)
-        if not publication.durable.done():
-            publication.give_up()
-            raise CannotStore("Kafka did not acknowledge in time, and there is no journal that could keep it")
+            self._go_on(lane)
 
-    def _straight_to_kafka(self) -> bool:
-        return self._producer.healthy and not self.spooled and not self._bound_for_spool
-
-    async def _wait_for_kafka(self, publication: _Publication) -> None:
-        if publication.sent:
-            await asyncio.wait({publication.durable}, timeout=self._deadline)
-
-    async def _to_spool(self, publication: _Publication) -> None:
-        """Append it, with everything else that waits; the next in line finds its work done.
-
-        It goes on when the caller is cancelled: what the journal has taken must be known here.
-        """
-        if self._journal is None:
+    def _rows_gone(self, lane: Lane) -> None:
+        if lane.rows or lane not in self._with_rows:
             return
-        self._bound_for_spool += 1
-        late = bool(publication.sent)  # Kafka has it, and did not acknowledge in time
-        round_ = asyncio.create_task(self._spool_round(self._journal, publication, late=late))
-        self._rounds.add(round_)
-        round_.add_done_callback(self._rounds.discard)
-        await asyncio.shield(round_)
-
-    async def _spool_round(self, journal: Spool, publication: _Publication, *, late: bool) -> None:
-        try:
-            async with self._appending:
-                waiting = [each for each in self._publications if not each.durable.done()]
-                if publication not in waiting or (publication.sent and not late):
-                    return  # somebody has done it for us
-                if late or self.spooled or not self._producer.healthy:
-                    await self._append(journal, waiting)
-                else:  # the spool has become empty meanwhile
-                    for each in waiting:
-                        if not each.sent:
-                            each.give_to(self._producer)
-        except (JournalError, CannotStore) as error:
-            self._log.error("publisher.journal_failed", reason=str(error))
-        finally:
-            self._bound_for_spool -= 1
-
-    async def _append(self, journal: Spool, waiting: Sequence[_Publication]) -> None:
-        offsets = await journal.append([(SPOOL, message) for each in waiting for message in each.messages])
+        self._with_rows.discard(lane)
         if not self.spooled:
-            self._first = offsets[0]
-            self._log.warning("publisher.spooling", kafka_healthy=self._producer.healthy)
-        sent = [future for each in waiting for future in each.sent or (None,) * len(each.messages)]
-        self._on_their_way |= {offset: future for offset, future in zip(offsets, sent, strict=True) if future}
-        self._next = offsets[-1] + 1
-        for each in waiting:
-            if not each.durable.done():
-                each.durable.set_result(None)
-        self._more.set()
+            self._log.info("publisher.drained")
 
-    # --- from the spool to Kafka --------------------------------------------------------------------------------------
+    def _read(self, lane: Lane) -> None:
+        if lane not in self._reading and self._spool is not None:
+            self._reading.add(lane)
+            self._start(self._send_rows(lane, self._spool))
 
-    async def _keep_draining(self, journal: Spool) -> None:
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            try:
-                await self._drain_all(journal)
-            except (JournalError, CannotStore) as error:
-                self._log.error("publisher.journal_failed", reason=str(error))
-            except Exception as error:  # noqa: BLE001 - a drain that dies in silence would keep the spool for ever
-                self._log.error("publisher.drain_failed", error=type(error).__name__, where=whereabouts(error))
-            else:
-                continue
-            self._more.set()
-            await asyncio.sleep(JOURNAL_RETRY)
-
-    async def _drain_all(self, journal: Spool) -> None:
-        while self.spooled:
-            if self.spooled > DRAIN_ROWS or not self._producer.healthy:
-                await self._drain_some(journal, timeout=None)
-            else:
-                async with self._appending:
-                    await self._drain_some(journal, timeout=self._deadline / 2)
-            if not self.spooled:
-                self._log.info("publisher.drained")
-
-    async def _drain_some(self, journal: Spool, *, timeout: float | None) -> None:
-        """Send the first rows and remove them once they are acknowledged; after ``timeout`` they stay on their way."""
-        stored = await journal.read(SPOOL, self._first, min(DRAIN_ROWS, self.spooled))
-        futures = [self._send_row(row) for row in stored]
-        _, pending = await asyncio.wait(futures, timeout=timeout)
-        if pending:
+    async def _send_rows(self, lane: Lane, spool: Spool) -> None:
+        end = lane.next
+        try:
+            entries, offsets = await spool.front(lane)
+        except Exception as error:  # noqa: BLE001 - a lane that stood still in silence would keep its rows for ever
+            self._not_read(lane, spool, error)
             return
-        for row, future in zip(stored, futures, strict=True):
-            if isinstance(future.exception(), RecordRefused):
-                await journal.append([(REFUSED, row.message)])
-                self._log.error("publisher.record_refused", topic=row.message.topic, offset=row.offset)
-            self._on_their_way.pop(row.offset, None)
-            self._first = row.offset + 1
-        await journal.trim(SPOOL, self._first)
+        finally:
+            self._reading.discard(lane)
+        if self._grounded:
+            return
+        if not entries:
+            lane.skip_rows(end)
+            self._rows_gone(lane)
+            self._go_on(lane)
+            return
+        lane.head_timestamp = entries[0].timestamp
+        deliveries = self._lanes.deliveries(lane, entries)
+        if count := sum(len(delivery.entries) for delivery in deliveries):
+            self._take_off(lane, lane.depart(deliveries, rows_before=offsets[count - 1] + 1))
+        else:
+            self._look_later(lane)
 
-    def _send_row(self, row: Stored) -> asyncio.Future[None]:
-        future = self._on_their_way.get(row.offset)
-        if future is None:
-            future = self._producer.send(row.message, timestamp=row.timestamp)
-            self._on_their_way[row.offset] = future
-        return future
+    def _not_read(self, lane: Lane, spool: Spool, error: Exception) -> None:
+        place = {"topic": lane.topic, "partition": lane.partition, "rows": lane.rows}
+        if not isinstance(error, JournalError):
+            self._log.error("publisher.read_crashed", error=type(error).__name__, where=whereabouts(error), **place)
+        elif spool.failed:
+            advice = "they stay in the journal, and are sent after a restart, later than what comes now"
+            self._log.error("publisher.rows_unreadable", reason=str(error), advice=advice, **place)
+            lane.strand()
+            self._rows_gone(lane)
+            self._go_on(lane)
+            return
+        else:
+            self._log.error("publisher.read_failed", reason=str(error), **place)
+        self._look_later(lane)
+
+    # --- Kafka --------------------------------------------------------------------------------------------------------
+
+    def _send_front(self, lane: Lane) -> None:
+        self._take_off(lane, lane.depart(self._lanes.deliveries(lane, lane.front(self._sender.largest(lane.topic)))))
+
+    def _take_off(self, lane: Lane, flight: Flight) -> None:
+        self._delays.pop(lane, None)
+        for delivery in flight.deliveries:
+            self._send(lane, flight, delivery)
+
+    def _send(self, lane: Lane, flight: Flight, delivery: Delivery) -> None:
+        if lane.flight is not flight or self._grounded:
+            return
+        batch = delivery.batch(self._sender.largest(delivery.topic))
+        answer = self._sender.send(
+            delivery.topic, delivery.partition, [Outgoing(entry.message, entry.timestamp) for entry in batch]
+        )
+        self._answers[delivery] = answer
+        answer.add_done_callback(partial(self._answered, lane, flight, delivery))
+
+    def _answered(self, lane: Lane, flight: Flight, delivery: Delivery, answer: asyncio.Future[None]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if answer.cancelled() or lane.flight is not flight:
+            return
+        del self._answers[delivery]
+        if error is None:
+            self._passed(lane, flight, delivery)
+        elif not isinstance(error, RecordRefused):
+            self._log.error("publisher.send_crashed", error=type(error).__name__, where=whereabouts(error))
+            self._loop.call_later(LATER, self._send, lane, flight, delivery)
+        elif (culprit := delivery.refused()) is None:
+            self._send(lane, flight, delivery)
+        else:
+            self._start(self._bury(lane, flight, delivery, culprit, str(error)))
+
+    def _passed(self, lane: Lane, flight: Flight, delivery: Delivery) -> None:
+        for entry in delivery.passed():
+            self._settle(entry)
+        if not delivery.finished:
+            self._send(lane, flight, delivery)
+        elif flight.finished:
+            self._land(lane)
+
+    def _land(self, lane: Lane) -> None:
+        if lane.landed() and self._spool is not None:
+            self._spool.trim(lane)
+            self._rows_gone(lane)
+        self._go_on(lane)
+
+    def _let_go(self, lane: Lane) -> None:
+        """Nobody waits for what is in the air: it is not to be sent again."""
+        for delivery in lane.flight.deliveries if lane.flight is not None else ():
+            if (answer := self._answers.pop(delivery, None)) is not None:
+                answer.cancel()
+        self._land(lane)
+
+    # --- what Kafka refuses -------------------------------------------------------------------------------------------
+
+    async def _bury(self, lane: Lane, flight: Flight, delivery: Delivery, culprit: Entry, why: str) -> None:
+        self._log.error("publisher.record_refused", topic=delivery.topic, partition=delivery.partition, reason=why)
+        while lane.flight is flight:
+            if await self._buried(culprit, why):
+                break
+            await asyncio.sleep(LATER)
+        if lane.flight is flight:
+            self._passed(lane, flight, delivery)
+
+    async def _buried(self, entry: Entry, why: str) -> bool:
+        """As a dead letter, else in the journal; whoever waits is told where there can be neither."""
+        message, spool = entry.message, self._spool
+        of_letter = message.topic == _DEAD_LETTERS
+        if self._letter is not None and not of_letter and dead_letters.fits(message):
+            if await self._written(self._letter, message, why):
+                return True
+        elif not entry.settled and entry.call is not None and (spool is None or of_letter or self._letter is None):
+            self._withdraw(entry.call, RecordRefused(why))
+            return True
+        return entry.settled if spool is None else await spool.keep(message)
+
+    async def _written(self, letter: Callable[[Message, str], Message], message: Message, why: str) -> bool:
+        try:
+            await self._published([letter(message, why)])
+        except EventProcessorError as error:
+            self._log.error("publisher.letter_failed", topic=message.topic, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - the lane must not stand still because of it
+            self._log.error("publisher.letter_crashed", error=type(error).__name__, where=whereabouts(error))
+        else:
+            return True
+        return False
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-def _refuse_oversize(messages: Sequence[Message]) -> None:
-    for message in messages:
-        if record_size(message) > MAX_RECORD_BYTES:
-            raise RecordRefused(f"{record_size(message)} bytes for {message.topic}: Kafka takes {MAX_RECORD_BYTES}")
+def _resolve(stored: asyncio.Future[None], error: Exception | None) -> None:
+    if stored.done():
+        return  # its caller has gone
+    if error is None:
+        stored.set_result(None)
+    else:
+        stored.set_exception(error)

@@ -175,7 +175,12 @@ def _chosen(
     letters = over_bus(api_settings(), _read, create=False)
     found = _named(letters, ids) if ids else [each for each in letters if each.state == "waiting"]
     chosen = [each for each in found if _fits(each, reason, topic, after)]
-    return sorted(chosen, key=lambda each: (each.topic, each.partition, each.offset))
+    return sorted(chosen, key=_place)
+
+
+def _place(letter: Letter) -> tuple[str, int, int]:
+    """In the order of the records; those that never had a place in the order of their letters, and first."""
+    return letter.topic, *((-1, -1) if letter.partition is None else (letter.partition, letter.offset or 0))
 
 
 def _named(letters: Letters, ids: Sequence[str]) -> list[Letter]:
@@ -265,7 +270,7 @@ async def _contents(bus: BusClient, letters: Sequence[Letter]) -> dict[str, _Con
 
 async def _at_its_place(bus: BusClient, letter: Letter) -> _Content | None:
     """None where another record is there now, because the topic was made anew."""
-    if letter.partition not in await bus.partitions(letter.topic):
+    if letter.partition is None or letter.partition not in await bus.partitions(letter.topic):
         return None
     async for record in bus.read(letter.topic, letter.partition):
         if record.offset == letter.offset and record.value is not None and dead_letters.id_of(record) == letter.id:

@@ -28,6 +28,9 @@ BRIEF_KEY = 512
 #: ... and each of the texts that say why.
 _LONGEST_TEXT = 4 * 1024
 
+#: Why there is a letter of a record that never had a place.
+REFUSED_BY_KAFKA = "refusedByKafka"
+
 BURIED, REDRIVEN, DISCARDED = (f"webex.record.{verb}.v1" for verb in ("buried", "redriven", "discarded"))
 
 
@@ -53,7 +56,7 @@ def bury(  # noqa: PLR0913 - one argument for each thing that is told
     It always fits into a record of Kafka's default size. ``brief``: of a topic that takes less; without the value, and with
     the beginning of a long key.
     """
-    id_, most = id_of(record), BRIEF_KEY if brief else _LONGEST_TEXT
+    most = BRIEF_KEY if brief else _LONGEST_TEXT
     data: dict[str, Any] = {
         **_told(record, brief=brief),
         "reason": reason,
@@ -62,12 +65,43 @@ def bury(  # noqa: PLR0913 - one argument for each thing that is told
         "trackingId": None if tracking_id is None else _cut(tracking_id, most),
         "attempts": attempts,
     }
+    return _letter(id_of(record), data, origin="processor", now=now, receiver=receiver)
+
+
+def refused(message: Message, *, detail: str, now: datetime, receiver: str) -> CloudEvent:
+    """The letter of a record that Kafka refused, so that it has no place; :func:`fits` says whether there can be one.
+
+    Refused once more it is another letter. ``detail`` is a sentence without personal data.
+    """
+    value = message.value or b""
+    data: dict[str, Any] = {
+        "topic": message.topic,
+        "partition": None,
+        "offset": None,
+        "key": message.key,
+        "partitionBy": message.partition_by,
+        "bytes": len(value),
+        "valueBase64": base64.b64encode(value).decode(),
+        "reason": REFUSED_BY_KAFKA,
+        "detail": _cut(detail, _LONGEST_TEXT),
+    }
+    id_ = event_id(REFUSED_BY_KAFKA, message.topic, message.key, value, rfc3339(now))
+    return _letter(id_, data, origin="publisher", now=now, receiver=receiver)
+
+
+def fits(message: Message) -> bool:
+    """Whether a letter can hold all of it, so that it can be sent again."""
+    texts = (message.key, message.partition_by)
+    return len(message.value or b"") <= LONGEST and all(_cut(text, LONGEST_KEY) == text for text in texts)
+
+
+def _letter(id_: str, data: dict[str, Any], *, origin: str, now: datetime, receiver: str) -> CloudEvent:
     return new_event(
         id=id_,
         type=BURIED,
         source="/webex",
         key=id_,
-        origin="processor",
+        origin=origin,
         subject=f"letters/{id_}",
         received=now,
         receiver=receiver,
@@ -101,16 +135,18 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What is known of one letter, without the record itself.
 
     ``state`` is ``waiting``, ``redriven`` or ``discarded``, since ``since``; ``buried`` is when it was written. ``key_cut``:
-    ``key`` is only the beginning of the record's.
+    ``key`` is only the beginning of the record's. ``partition`` and ``offset`` None: Kafka refused the record, so that it
+    never had a place; where it belongs is up to ``partition_by`` then.
     """
 
     id: str
     state: str
     topic: str
-    partition: int
-    offset: int
+    partition: int | None
+    offset: int | None
     key: str
     key_cut: bool = False
+    partition_by: str | None = None
     reason: str
     detail: str = ""
     status: int | None = None
@@ -175,8 +211,10 @@ def content_of(value: bytes | None, id_: str) -> bytes | None:
 
 
 def redrive(letter: Letter, key: str, content: bytes) -> Message:
-    """The record once more. It stands where its ``key`` says: those of ``work`` are keyed by their organisation."""
-    return Message(topic=letter.topic, key=key, value=content, partition_by=key)
+    """The record once more. Where the letter does not say by what it stands, it is by its ``key``: those of ``work``, which
+    are most, are keyed by their organisation.
+    """
+    return Message(topic=letter.topic, key=key, value=content, partition_by=letter.partition_by or key)
 
 
 def closed(letter: Letter, type_: str, *, now: datetime, receiver: str) -> CloudEvent:

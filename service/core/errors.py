@@ -21,9 +21,11 @@ EventProcessorError
 ├── PolicyError                the file is refused, with line and column
 ├── SettingsError              exit code 2, every problem at once
 ├── KafkaUnavailable           Kafka did not answer in time; the same may be tried again
+├── NameTaken                  another process has our name in the consumer group: this one ends
 ├── RecordRefused              Kafka will never take this record as it is
 └── JournalError               the journal cannot be trusted or opened
-    └── JournalFull                no room for more now; reading and removing go on, and make some
+    ├── JournalFull                no room for more now; reading and removing go on, and make some
+    └── JournalInUse               another process has it: a mistake, never a fault of the disk
 """
 
 from __future__ import annotations
@@ -211,6 +213,10 @@ class KafkaUnavailable(EventProcessorError):
     """Kafka did not answer in time; the same may be tried again."""
 
 
+class NameTaken(EventProcessorError):
+    """Another process is a member of the consumer group under the name that is ours. It has our partitions now."""
+
+
 class RecordRefused(EventProcessorError):
     """Kafka will never take this record as it is: too large for its topic, or malformed."""
 
@@ -221,6 +227,10 @@ class JournalError(EventProcessorError):
 
 class JournalFull(JournalError):
     """There is no room for more now. Nothing was written; reading and removing go on, and make some."""
+
+
+class JournalInUse(JournalError):
+    """Another process has the journal open. Nothing was touched."""
 
 
 def whereabouts(error: BaseException, *, most: int = 20) -> list[str]:

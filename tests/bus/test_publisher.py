@@ -1,104 +1,177 @@
 """What the publisher does in which order, with a real journal and a Kafka that answers when it is told to.
 
-The same on real brokers, with faults: tests/kafka/test_publisher.py.
+Everything at once, in any order: test_publisher_machine.py. On real brokers, with faults: tests/kafka/test_publisher.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from service.bus import publisher as publishing_module
 from service.bus.journal import Journal
-from service.bus.publisher import SPOOL, KafkaFirstPublisher
-from service.core.errors import CannotStore
+from service.bus.journal_file import Extent, JournalFile, Stored
+from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
+from service.bus.record_size import MAX_RECORD_BYTES
+from service.core.dead_letters import LONGEST
+from service.core.errors import CannotStore, JournalError, JournalFull, Overloaded, RecordRefused
 from service.core.message import Message
+from tests.fakes import FakeSender
 
-
-class HeldSender:
-    """The producer's port: keeps what it is given and acknowledges on demand, or at once while ``answering``."""
-
-    def __init__(self, *, healthy: bool = True, answering: bool = False) -> None:
-        self.healthy = healthy
-        self.answering = answering
-        self.sent: list[int] = []
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def start(self) -> None:
-        """Nothing to do."""
-
-    def send(self, message: Message, *, timestamp: int | None = None) -> asyncio.Future[None]:
-        """Keep it."""
-        self.sent.append(number(message))
-        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(acknowledged)
-        if self.answering:
-            asyncio.get_running_loop().call_soon(self.acknowledge)
-        return acknowledged
-
-    def recover(self) -> None:
-        """Healthy, and answering from now on, and also what waits."""
-        self.healthy = self.answering = True
-        self.acknowledge()
-
-    def acknowledge(self) -> None:
-        """All that wait."""
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
-
-    async def stop(self) -> None:
-        """Let go of them."""
-        for each in self._waiting:
-            each.cancel()
+STREAM = "spool/work/0"
 
 
 @asynccontextmanager
 async def publishing(
-    sender: HeldSender, folder: Path, *, deadline: float = 0.2
+    sender: FakeSender,
+    folder: Path,
+    *,
+    deadline: float = 0.5,
+    letter: Callable[[Message, str], Message] | None = None,
 ) -> AsyncIterator[tuple[KafkaFirstPublisher, Journal]]:
     """A publisher and its journal while the block runs."""
-    async with await Journal.open(folder) as journal:
-        publisher = KafkaFirstPublisher(sender, journal, deadline=deadline)
-        await publisher.start()
-        try:
-            yield publisher, journal
-        finally:
-            await publisher.stop()
+    async with (
+        await Journal.open(folder) as journal,
+        started(KafkaFirstPublisher(sender, journal, deadline=deadline, letter=letter)) as publisher,
+    ):
+        yield publisher, journal
 
 
-def record(n: int) -> Message:
+@asynccontextmanager
+async def started(publisher: KafkaFirstPublisher) -> AsyncIterator[KafkaFirstPublisher]:
+    """It runs."""
+    await publisher.start()
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
+
+
+def record(n: int, *, topic: str = "work", key: str = "k") -> Message:
     """A record whose value says its number."""
-    return Message(topic="work", key="k", value=b"%d" % n, partition_by="k")
+    return Message(topic=topic, key=key, value=b"%d" % n, partition_by=key)
 
 
-def number(message: Message) -> int:
-    """What the value says."""
-    return int(message.value or b"-1")
+def numbers(values: Sequence[bytes | None]) -> list[int]:
+    """What they say."""
+    return [int(value or b"-1") for value in values]
 
 
-async def rows(journal: Journal) -> list[int]:
-    """The numbers in the spool."""
-    return [number(row.message) for row in await journal.read(SPOOL, 0, 10_000)]
+async def rows(journal: Journal | Troubled, stream: str = STREAM) -> list[int]:
+    """The numbers in a stream."""
+    return numbers([row.message.value for row in await journal.read(stream, 0, 10_000)])
 
 
-async def drained(publisher: KafkaFirstPublisher) -> None:
-    """Wait until the spool is empty."""
+async def left(journal: Journal, expected: list[int], stream: str = STREAM) -> None:
+    """Wait until these are in the stream, and no others."""
     async with asyncio.timeout(10):
-        while publisher.spooled:  # noqa: ASYNC110 - there is no event for it
+        while True:
+            if await rows(journal, stream) == expected:
+                return
             await asyncio.sleep(0.005)
 
 
-async def test_what_waits_goes_to_the_spool_before_what_came_later(tmp_path: Path) -> None:
+async def steps(count: int = 10) -> None:
+    """Everything that can go on goes on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, 10 s at most."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.005)
+
+
+def letter(message: Message, why: str) -> Message:
+    """As the program makes them, but shorter."""
+    return Message(topic="dead-letters", key="letter", value=b"letter of %b" % (message.value or b""), partition_by="k")
+
+
+# --- straight to Kafka ------------------------------------------------------------------------------------------------
+
+
+async def test_what_comes_meanwhile_goes_together(tmp_path: Path) -> None:
+    """The first record goes at once and alone; what arrives until it is acknowledged is the next batch."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path) as (publisher, journal):
+        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(10)]
+        await steps()
+        assert [len(each.records) for each in sender.given] == [1]
+        sender.acknowledge()
+        await steps()
+        assert [len(each.records) for each in sender.given] == [1, 9]
+        assert [call.done() for call in calls] == [True] + [False] * 9
+        sender.acknowledge()
+        await asyncio.gather(*calls)
+        assert publisher.spooled == 0
+        assert STREAM not in await journal.streams()
+    assert numbers(sender.values()) == list(range(10))
+
+
+async def test_the_messages_of_one_call_keep_their_order(tmp_path: Path) -> None:
+    """Those for the same partition go in one batch."""
+    sender = FakeSender(answering=True)
+    async with publishing(sender, tmp_path) as (publisher, _):
+        await publisher.publish([record(n) for n in range(700)])
+    assert numbers(sender.values()) == list(range(700))
+    assert len(sender.given) == 2
+
+
+async def test_a_batch_is_no_larger_than_its_topic_takes(tmp_path: Path) -> None:
+    """Records that would be too much together go one batch after the other; one that is too large goes alone."""
+    sender = FakeSender(answering=True)
+    sender.limit = 300
+    async with publishing(sender, tmp_path, letter=letter) as (publisher, journal):
+        large = Message(topic="work", key="k", value=b"7" * 500, partition_by="k")
+        await publisher.publish([record(0), large, *(record(n) for n in range(1, 20))])
+        assert [row.message for row in await journal.read(REFUSED, 0, 10)] == [large]
+    assert numbers(sender.values()) == list(range(20))
+    assert [len(each.records) for each in sender.given if each.topic == "work"] == [1, 1, 10, 9]
+
+
+async def test_a_call_waits_for_each_of_its_lanes(tmp_path: Path) -> None:
+    """Two messages on two partitions: one is acknowledged, the other's partition is silent and goes to the journal."""
+    sender = FakeSender(counts={"work": 1, "meetings": 1})
+    async with publishing(sender, tmp_path) as (publisher, journal):
+        call = asyncio.create_task(publisher.publish([record(0), record(1, topic="meetings")]))
+        await steps()
+        sender.acknowledge(1)
+        await steps()
+        assert not call.done()
+        await call
+        assert await rows(journal, "spool/meetings/0") == [1]
+        assert STREAM not in await journal.streams()
+        assert publisher.journalling == 1
+    assert list(sender.log) == [("work", 0)]
+
+
+async def test_no_lane_waits_for_another(tmp_path: Path) -> None:
+    """A topic that is missing holds up itself only."""
+    sender = FakeSender(answering=True)
+    async with publishing(sender, tmp_path, deadline=0.5) as (publisher, journal):
+        await publisher.publish([record(0, topic="missing")])
+        assert await rows(journal, "spool/missing") == [0]
+        for n in range(1, 5):
+            await publisher.publish([record(n)])
+        assert await rows(journal, "spool/missing") == [0]
+        assert publisher.spooled == 1
+    assert numbers(sender.values()) == [1, 2, 3, 4]
+
+
+# --- the journal ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_waits_goes_to_the_journal_before_what_came_later(tmp_path: Path) -> None:
     """One record waits for Kafka, then Kafka is found unhealthy: the next takes the older one with it, in order."""
-    sender = HeldSender()
+    sender = FakeSender()
     async with publishing(sender, tmp_path, deadline=30) as (publisher, journal):
         waiting = [asyncio.create_task(publisher.publish([record(n)])) for n in range(3)]
         await asyncio.sleep(0)
@@ -106,52 +179,90 @@ async def test_what_waits_goes_to_the_spool_before_what_came_later(tmp_path: Pat
         await publisher.publish([record(3)])
         await asyncio.gather(*waiting)  # they are durable now, and need not wait for their deadline
         assert await rows(journal) == [0, 1, 2, 3]
-    assert sender.sent[:3] == [0, 1, 2]
+    assert [len(each.records) for each in sender.given] == [1]
 
 
 async def test_a_row_waits_for_the_acknowledgement_that_is_on_its_way(tmp_path: Path) -> None:
     """Not acknowledged in time is not "not sent": when the answer comes after all, nothing is sent twice."""
-    sender = HeldSender()
+    sender = FakeSender()
     async with publishing(sender, tmp_path) as (publisher, journal):
         await publisher.publish([record(0), record(1)])
         assert await rows(journal) == [0, 1]
+        assert publisher.oldest > 0.3
         sender.acknowledge()
-        await drained(publisher)
-        assert await rows(journal) == []
-    assert sender.sent == [0, 1]
+        await until(lambda: not publisher.spooled)
+        await left(journal, [])
+        assert publisher.oldest == 0.0
+    assert [numbers(sender.values()), len(sender.given)] == [[0, 1], 1]
 
 
-async def test_nothing_overtakes_the_spool(tmp_path: Path) -> None:
+async def test_a_late_acknowledgement_removes_its_own_rows_only(tmp_path: Path) -> None:
+    """What came after the batch that is acknowledged stays until it is acknowledged itself."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path) as (publisher, journal):
+        first = asyncio.create_task(publisher.publish([record(0)]))
+        await steps()
+        await asyncio.gather(first, *(publisher.publish([record(n)]) for n in range(1, 6)))
+        assert await rows(journal) == [0, 1, 2, 3, 4, 5]
+        sender.acknowledge()
+        await until(lambda: len(sender.given) == 2)
+        await left(journal, [1, 2, 3, 4, 5])
+        assert numbers([each.message.value for each in sender.given[1].records]) == [1, 2, 3, 4, 5]
+
+
+async def test_nothing_overtakes_the_rows(tmp_path: Path) -> None:
     """While rows wait, what is published goes behind them, though Kafka seems to be healthy again."""
-    sender = HeldSender(healthy=False)
+    sender = FakeSender(healthy=False)
     async with publishing(sender, tmp_path) as (publisher, journal):
         await publisher.publish([record(0)])
         sender.healthy = True
         await publisher.publish([record(1)])
         assert await rows(journal) == [0, 1]
         sender.recover()
-        await drained(publisher)
+        await until(lambda: not publisher.spooled)
         await publisher.publish([record(2)])
         assert await rows(journal) == []
-    assert sender.sent == [0, 1, 2]
+    assert numbers(sender.values()) == [0, 1, 2]
 
 
-async def test_a_restart_sends_what_the_spool_holds(tmp_path: Path) -> None:
-    """Everything that was not acknowledged, in order, before anything new."""
-    async with publishing(HeldSender(healthy=False), tmp_path) as (publisher, _):
+async def test_with_few_rows_left_what_arrives_waits_in_memory(tmp_path: Path) -> None:
+    """Kafka acknowledges again, and rows for one batch are left: the journal gets no more, and nothing overtakes."""
+    sender = FakeSender(healthy=False)
+    async with publishing(sender, tmp_path, deadline=30) as (publisher, journal):
+        await publisher.publish([record(n) for n in range(30)])
+        sender.healthy = True
+        await until(lambda: len(sender.waiting) == 1)
+        sender.acknowledge()
+        await until(lambda: len(sender.waiting) == 1)
+        call = asyncio.create_task(publisher.publish([record(30)]))
+        await steps(50)
+        assert publisher.journalling == 1
+        assert not call.done()
+        assert max(await rows(journal)) == 29
+        sender.recover()
+        await call
+    assert numbers(sender.values()) == list(range(31))
+
+
+async def test_a_restart_sends_what_the_journal_holds(tmp_path: Path) -> None:
+    """Everything that was not acknowledged, in order, before anything new, though Kafka has not said how many partitions
+    there are: that is in the journal too.
+    """
+    async with publishing(FakeSender(healthy=False, counts={"work": 3}), tmp_path) as (publisher, _):
         for n in range(700):
             await publisher.publish([record(n)])
-    sender = HeldSender(answering=True)
+    sender = FakeSender(counts={}, answering=True)
     async with publishing(sender, tmp_path) as (publisher, _):
         assert publisher.spooled == 700
         await publisher.publish([record(700)])
-        await drained(publisher)
-    assert sender.sent == list(range(701))
+        await until(lambda: not publisher.spooled)
+    ((_, partition),) = sender.log
+    assert numbers(sender.values("work", partition)) == list(range(701))
 
 
-async def test_the_spool_comes_to_an_end_under_any_load(tmp_path: Path) -> None:
+async def test_the_rows_come_to_an_end_under_any_load(tmp_path: Path) -> None:
     """Publishing without a pause cannot keep the publisher in the journal for ever."""
-    sender = HeldSender(healthy=False)
+    sender = FakeSender(healthy=False)
     async with publishing(sender, tmp_path) as (publisher, _):
         counter = iter(range(1_000_000))
 
@@ -164,11 +275,11 @@ async def test_the_spool_comes_to_an_end_under_any_load(tmp_path: Path) -> None:
             await asyncio.sleep(0.2)
             assert publisher.spooled
             sender.recover()
-            await drained(publisher)
-            before = len(sender.sent)
+            await until(lambda: not publisher.spooled)
+            before = len(sender.values())
             await asyncio.sleep(0.1)
             assert publisher.spooled == 0
-            assert len(sender.sent) > before
+            assert len(sender.values()) > before
         finally:
             for each in publishers:
                 each.cancel()
@@ -176,58 +287,514 @@ async def test_the_spool_comes_to_an_end_under_any_load(tmp_path: Path) -> None:
 
 
 async def test_modes_are_logged_once_and_records_never(tmp_path: Path) -> None:
-    """One line when the spool begins, one when it is empty."""
-    sender = HeldSender(healthy=False)
+    """One line when the journal is first used, one when it is empty."""
+    sender = FakeSender(healthy=False)
     with capture_logs() as logs:
         async with publishing(sender, tmp_path) as (publisher, _):
             for n in range(5):
                 await publisher.publish([record(n)])
             sender.recover()
-            await drained(publisher)
+            await until(lambda: not publisher.spooled)
             await publisher.publish([record(5)])
     assert [line["event"] for line in logs] == ["publisher.spooling", "publisher.drained"]
 
 
+# --- whose partitions are not known, and what an earlier version left --------------------------------------------------
+
+
+async def test_partitions_become_known(tmp_path: Path) -> None:
+    """What came before goes before: in memory, in the journal, and after a restart."""
+    sender = FakeSender(counts={}, answering=True)
+    async with publishing(sender, tmp_path, deadline=0.3) as (publisher, journal):
+        for n in range(20):
+            await publisher.publish([record(n, key=f"k{n % 4}")])
+        assert await rows(journal, "spool/work") == list(range(20))
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, journal):
+        calls = [asyncio.create_task(publisher.publish([record(n, key=f"k{n % 4}")])) for n in range(20, 24)]
+        await steps()
+        sender.counts["work"] = 3
+        calls += [asyncio.create_task(publisher.publish([record(n, key=f"k{n % 4}")])) for n in range(24, 40)]
+        await asyncio.gather(*calls)
+        await until(lambda: not publisher.spooled)
+    written = {place: numbers([each.message.value for each in log]) for place, log in sender.log.items()}
+    assert len(written) > 1
+    assert all(values == sorted(values) for values in written.values())
+    assert sorted(n for values in written.values() for n in values) == list(range(40))
+
+
+async def test_more_partitions_lose_nothing(tmp_path: Path) -> None:
+    """A topic grows while rows wait for its old partitions: they go there, what comes goes by the new count."""
+    sender = FakeSender(healthy=False, counts={"work": 1})
+    async with publishing(sender, tmp_path) as (publisher, _):
+        await publisher.publish([record(n, key=f"k{n}") for n in range(10)])
+        sender.counts["work"] = 4
+        await publisher.publish([record(n, key=f"k{n}") for n in range(10, 30)])
+        sender.recover()
+        await until(lambda: not publisher.spooled)
+    assert numbers(sender.values())[:10] == list(range(10))
+    assert sorted(n for part in range(4) for n in numbers(sender.values("work", part))) == list(range(30))
+
+
+async def test_what_an_earlier_version_left_goes_first(tmp_path: Path) -> None:
+    """Its one stream is sent before anything of the new lanes, also of other topics."""
+    async with await Journal.open(tmp_path) as journal:
+        await journal.append([(SPOOL, record(n, topic=("work", "meetings")[n % 2])) for n in range(40)])
+    sender = FakeSender(counts={"work": 2, "meetings": 1})
+    async with publishing(sender, tmp_path) as (publisher, journal):
+        assert publisher.spooled == 40
+        await publisher.publish([record(40), record(41, topic="meetings")])
+        await until(lambda: bool(sender.waiting))
+        assert {int(each.message.value or b"-1") for given in sender.given for each in given.records} <= set(range(40))
+        sender.recover()
+        await until(lambda: not publisher.spooled)
+        await left(journal, [], SPOOL)
+    written = [numbers([each.message.value for each in log]) for log in sender.log.values()]
+    assert sorted(written) == [[*range(0, 41, 2)], [*range(1, 42, 2)]]
+
+
+# --- callers that go, calls that fail ----------------------------------------------------------------------------------
+
+
+async def test_what_a_caller_gave_up_is_not_sent(tmp_path: Path) -> None:
+    """Cancelled before it was handed over: it is gone; what is in the air may arrive; the others are not touched."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
+        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(5)]
+        await steps()
+        calls[2].cancel()
+        await steps()
+        sender.acknowledge()
+        await steps()
+        sender.acknowledge()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in results] == [type(None)] * 2 + [asyncio.CancelledError] + [type(None)] * 2
+    assert numbers(sender.values()) == [0, 1, 3, 4]
+
+
+async def test_what_nobody_waits_for_is_not_sent_again(tmp_path: Path) -> None:
+    """All callers of the batch in the air have gone: the producer is told, and the lane goes on."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
+        call = asyncio.create_task(publisher.publish([record(0)]))
+        await steps()
+        call.cancel()
+        await steps()
+        assert sender.given[0].answer.cancelled()
+        sender.answering = True
+        await publisher.publish([record(1)])
+    assert numbers(sender.values()) == [1]
+
+
+async def test_what_the_journal_was_taking_is_known_when_its_caller_has_gone(tmp_path: Path) -> None:
+    """Cancelled while the journal writes: the row is there, is counted, and is sent."""
+    sender = FakeSender(healthy=False)
+    async with publishing(sender, tmp_path) as (publisher, journal):
+        with held(journal):
+            call = asyncio.create_task(publisher.publish([record(0)]))
+            await steps()
+            call.cancel()
+            await asyncio.wait({call})
+        await until(lambda: publisher.spooled == 1)
+        sender.recover()
+        await until(lambda: not publisher.spooled)
+    assert numbers(sender.values()) == [0]
+
+
 async def test_without_a_journal_an_unhealthy_kafka_is_said_at_once() -> None:
     """There is nobody who could keep it."""
-    publisher = KafkaFirstPublisher(HeldSender(healthy=False), None, deadline=30)
+    publisher = KafkaFirstPublisher(FakeSender(healthy=False), None, deadline=30)
     await publisher.start()
+    assert not publisher.accepting
     async with asyncio.timeout(1):
         with pytest.raises(CannotStore):
             await publisher.publish([record(0)])
     await publisher.stop()
 
 
-STEPS = st.lists(
-    st.sampled_from(["publish", "publish", "publish two", "sick", "well", "answer", "hold", "wait"]), max_size=40
-)
+async def test_without_a_journal_what_was_refused_is_not_sent() -> None:
+    """Neither what waited behind a silent batch, nor that batch once more."""
+    sender = FakeSender()
+    publisher = KafkaFirstPublisher(sender, None, deadline=0.3)
+    await publisher.start()
+    results = await asyncio.gather(*(publisher.publish([record(n)]) for n in range(3)), return_exceptions=True)
+    assert [type(each) for each in results] == [CannotStore] * 3
+    sender.recover()
+    await publisher.publish([record(3)])
+    await publisher.stop()
+    assert numbers(sender.values()) == [3]
 
 
-@settings(max_examples=100, deadline=None)
-@given(steps=STEPS)
-@example(steps=["sick", "publish", "well", "publish"])  # the first is on its way into the journal
-@example(steps=["hold", "publish", "publish", "wait", "publish", "answer", "publish"])
-async def test_first_occurrences_are_in_order_whatever_happens(
-    steps: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Kafka answers, is silent, sick and well again in any order: every record is sent, first occurrences in order."""
-    sender = HeldSender()
-    calls: list[asyncio.Task[None]] = []
-    async with publishing(sender, tmp_path_factory.mktemp("journal"), deadline=0.01) as (publisher, _):
-        published = 0
-        for step in steps:
-            count = {"publish": 1, "publish two": 2}.get(step, 0)
-            if count:
-                batch = [record(published + n) for n in range(count)]
-                published += count
-                calls.append(asyncio.create_task(publisher.publish(batch)))
-                await asyncio.sleep(0)
-            sender.healthy = {"sick": False, "well": True}.get(step, sender.healthy)
-            sender.answering = {"hold": False, "answer": True}.get(step, sender.answering)
-            if step == "answer":
-                sender.acknowledge()
-            await asyncio.sleep(0.012 if step == "wait" else 0)
+@pytest.mark.parametrize("journal", [True, False])
+async def test_memory_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: bool) -> None:
+    """With much in memory, what arrives goes to the journal; without one it is refused, and nothing is tried."""
+    monkeypatch.setattr(publishing_module, "MOST_WAITING", 1000)
+    sender = FakeSender()
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, opened):
+        if not journal:
+            await publisher.stop()
+            publisher = KafkaFirstPublisher(sender, None, deadline=5)
+        large = Message(topic="work", key="k", value=b"7" * 700, partition_by="k")
+        first = asyncio.create_task(publisher.publish([large]))
+        await steps()
+        assert not first.done()
+        if journal:
+            await publisher.publish([large])
+            assert len(await opened.read(STREAM, 0, 10)) == 2
+        else:
+            with pytest.raises(Overloaded):
+                await publisher.publish([large])
+            sender.acknowledge()
+        await first
+        await publisher.stop()
+
+
+async def test_a_record_that_no_batch_can_hold_is_refused_up_front(tmp_path: Path) -> None:
+    """The caller is at fault, and is told the sizes; nothing else of the call is kept."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path) as (publisher, _):
+        large = Message(topic="work", key="k", value=b"x" * MAX_RECORD_BYTES, partition_by="k")
+        with pytest.raises(RecordRefused, match=f"{MAX_RECORD_BYTES + 1} bytes for work"):
+            await publisher.publish([record(0), large])
+    assert sender.given == []
+
+
+# --- a journal in trouble ---------------------------------------------------------------------------------------------
+
+
+class Troubled:
+    """In front of a journal: refuses what it is told to refuse. ``failure``: it is given up for good."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.full = False
+        self.failure: str | None = None
+        self.unreadable = False
+        self.appends = 0
+
+    @property
+    def state(self) -> Troubled:
+        """It has a ``failure`` itself."""
+        return self
+
+    @property
+    def accepting(self) -> bool:
+        """Told by what it does only."""
+        return self.failure is None
+
+    async def append(self, entries: Sequence[tuple[str, Message]], *, essential: bool = False) -> list[int]:
+        """Or not."""
+        self.appends += 1
+        if self.full and not essential:
+            raise JournalFull("no room")
+        if self.failure:
+            raise JournalError(self.failure)
+        return await self.journal.append(entries, essential=essential)
+
+    async def read(self, stream: str, start: int, limit: int) -> list[Stored]:
+        """Or not."""
+        if self.unreadable:
+            self.failure = self.failure or "a record is not what was written"
+            raise JournalError("a record is not what was written")
+        return await self.journal.read(stream, start, limit)
+
+    async def trim(self, stream: str, before: int) -> int:
+        """Or not."""
+        if self.failure:
+            raise JournalError(self.failure)
+        return await self.journal.trim(stream, before)
+
+    async def compact(self, stream: str) -> int:
+        """As it is."""
+        return await self.journal.compact(stream)
+
+    async def streams(self) -> Mapping[str, Extent]:
+        """As they are."""
+        return await self.journal.streams()
+
+
+@asynccontextmanager
+async def troubled(
+    sender: FakeSender, folder: Path, *, deadline: float
+) -> AsyncIterator[tuple[KafkaFirstPublisher, Troubled]]:
+    """A publisher whose journal can be told to have troubles."""
+    async with await Journal.open(folder) as opened:
+        journal = Troubled(opened)
+        async with started(KafkaFirstPublisher(sender, journal, deadline=deadline)) as publisher:
+            yield publisher, journal
+
+
+class held:  # noqa: N801 - reads as what it is: with held(journal)
+    """The journal's thread does nothing while the block runs: the disk hangs."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._go = threading.Event()
+        self._done = journal._writer.submit(lambda _: self._go.wait(30))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._go.set()
+
+
+@pytest.mark.parametrize("answer", [True, False])
+async def test_a_full_journal_gives_kafka_as_long_again(tmp_path: Path, answer: bool) -> None:
+    """Then it is 503, and what was not handed over yet is not sent any more."""
+    sender = FakeSender()
+    async with troubled(sender, tmp_path, deadline=0.5) as (publisher, journal):
+        journal.full = True
+        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(3)]
+        await asyncio.sleep(0.6)
+        assert journal.appends > 0
+        assert not any(call.done() for call in calls)
+        if answer:
+            sender.recover()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in results] == [type(None) if answer else CannotStore] * 3
+        sender.recover()
+        await publisher.publish([record(3)])
+        assert publisher.spooled == 0
+    assert numbers(sender.values()) == ([0, 1, 2, 3] if answer else [3])
+
+
+async def test_a_full_journal_takes_them_as_soon_as_there_is_room(tmp_path: Path) -> None:
+    """What waits meanwhile is asked for again, within its second deadline."""
+    sender = FakeSender()
+    async with troubled(sender, tmp_path, deadline=1.5) as (publisher, journal):
+        journal.full = True
+        call = asyncio.create_task(publisher.publish([record(0)]))
+        await until(lambda: journal.appends > 0)
+        journal.full = False
+        await call
+        assert await rows(journal) == [0]
+
+
+async def test_with_a_full_journal_nothing_overtakes_its_rows(tmp_path: Path) -> None:
+    """Kafka is back and the journal takes nothing: what arrives waits behind the rows."""
+    sender = FakeSender(healthy=False)
+    async with troubled(sender, tmp_path, deadline=1) as (publisher, journal):
+        await publisher.publish([record(n) for n in range(50)])
+        journal.full, sender.healthy = True, True
+        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(50, 60)]
+        await steps(50)
         sender.recover()
         await asyncio.gather(*calls)
-        await drained(publisher)
-    assert list(dict.fromkeys(sender.sent)) == list(range(published))
+    assert numbers(sender.values()) == list(range(60))
+
+
+async def test_a_broken_journal_is_given_up(tmp_path: Path) -> None:
+    """Kafka alone goes on; nothing is written to the journal any more; without Kafka it is 503, at once."""
+    sender = FakeSender(answering=True)
+    async with troubled(sender, tmp_path, deadline=0.5) as (publisher, journal):
+        journal.failure = "the disk failed"
+        assert publisher.accepting
+        await publisher.publish([record(0)])
+        sender.answering = False
+        with pytest.raises(CannotStore):
+            await publisher.publish([record(1)])
+        sender.healthy = False
+        assert not publisher.accepting
+        async with asyncio.timeout(0.4):
+            with pytest.raises(CannotStore):
+                await publisher.publish([record(2)])
+        sender.recover()
+        await publisher.publish([record(3)])
+        assert journal.appends == 0
+    assert numbers(sender.values()) == [0, 3]
+
+
+async def test_rows_of_a_broken_journal_are_sent_and_stay(tmp_path: Path) -> None:
+    """They can be read, so they go first; removing them is not to be trusted any more."""
+    sender = FakeSender(healthy=False)
+    async with troubled(sender, tmp_path, deadline=1) as (publisher, journal):
+        await publisher.publish([record(n) for n in range(30)])
+        journal.failure, sender.healthy = "the disk failed", True
+        call = asyncio.create_task(publisher.publish([record(30)]))
+        await steps(50)
+        sender.recover()
+        await call
+        assert publisher.spooled == 0
+        assert await rows(journal) == list(range(30))
+    assert numbers(sender.values()) == list(range(31))
+
+
+async def test_rows_that_cannot_be_read_hold_up_nobody(tmp_path: Path) -> None:
+    """They stay in the journal for the next start, and are counted; what comes goes to Kafka."""
+    sender = FakeSender(healthy=False)
+    with capture_logs() as logs:
+        async with troubled(sender, tmp_path, deadline=1) as (publisher, journal):
+            await publisher.publish([record(n) for n in range(30)])
+            await until(lambda: len(sender.waiting) == 1)
+            journal.unreadable = True
+            sender.recover()
+            await publisher.publish([record(30)])
+            assert publisher.spooled == 30 - 16
+            journal.unreadable = False
+            await steps(100)
+            assert len(await rows(journal)) >= 14
+    assert numbers(sender.values()) == [*range(16), 30]
+    assert "publisher.rows_unreadable" in [line["event"] for line in logs]
+
+
+async def test_an_acknowledgement_that_comes_while_the_journal_writes(tmp_path: Path) -> None:
+    """The late batch is acknowledged before its rows are there: they are removed as soon as they are, and sent no more."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path, deadline=0.5) as (publisher, journal):
+        first = asyncio.create_task(publisher.publish([record(0)]))
+        await steps()
+        others = [asyncio.create_task(publisher.publish([record(n)])) for n in (1, 2)]
+        with held(journal):
+            await asyncio.sleep(0.6)
+            sender.acknowledge()
+            await first
+            assert not any(call.done() for call in others)
+        await asyncio.gather(*others)
+        await until(lambda: len(sender.given) == 2)
+        await left(journal, [1, 2])
+        sender.recover()
+        await until(lambda: not publisher.spooled)
+    assert numbers(sender.values()) == [0, 1, 2]
+
+
+async def test_a_disk_that_hangs_does_not_stop_kafka(tmp_path: Path) -> None:
+    """In journal mode, and the journal does not answer: after the deadline Kafka is asked all the same."""
+    sender = FakeSender(healthy=False)
+    async with publishing(sender, tmp_path, deadline=0.5) as (publisher, journal):
+        with held(journal):
+            call = asyncio.create_task(publisher.publish([record(0)]))
+            await steps()
+            assert sender.given == []
+            sender.healthy = sender.answering = True
+            await call
+            assert numbers(sender.values()) == [0]
+            await publisher.publish([record(1)])
+        await left(journal, [])
+        assert publisher.spooled == 0
+    assert numbers(sender.values()) == [0, 1]
+
+
+async def test_removed_in_the_middle_a_journal_goes_on(tmp_path: Path) -> None:
+    """A journal that was mended has holes: what is behind them is sent."""
+    async with publishing(FakeSender(healthy=False), tmp_path) as (publisher, _):
+        await publisher.publish([record(n) for n in range(40)])
+    async with await Journal.open(tmp_path) as journal:
+        await journal._writer.submit(lambda file: JournalFile.remove(file, stream=STREAM, offsets=[3, 4, 5, 38, 39]))
+    sender = FakeSender(answering=True)
+    async with publishing(sender, tmp_path) as (publisher, _):
+        await publisher.publish([record(40)])
+        await until(lambda: not publisher.spooled)
+    assert numbers(sender.values()) == [n for n in range(41) if n not in (3, 4, 5, 38, 39)]
+
+
+# --- what Kafka refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("journalled", [False, True])
+async def test_a_refused_record_becomes_a_letter(tmp_path: Path, journalled: bool) -> None:
+    """It alone; the others arrive in their order. Whoever published it has it stored."""
+    sender = FakeSender(healthy=not journalled)
+    sender.refuse = lambda message: message.value in (b"3", b"17") and message.topic == "work"
+    with capture_logs() as logs:
+        async with publishing(sender, tmp_path, letter=letter, deadline=5) as (publisher, journal):
+            calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(30)]
+            await steps()
+            if journalled:
+                await asyncio.gather(*calls)
+            sender.recover()
+            await asyncio.gather(*calls)
+            await until(lambda: not publisher.spooled and len(sender.values("dead-letters")) == 2)
+            assert REFUSED not in await journal.streams()
+    assert numbers(sender.values()) == [n for n in range(30) if n not in (3, 17)]
+    assert sender.values("dead-letters") == [b"letter of 3", b"letter of 17"]
+    assert [line["event"] for line in logs].count("publisher.record_refused") == 2
+    assert len(sender.given) < 30
+
+
+async def test_a_refused_record_whose_letter_is_refused_is_kept(tmp_path: Path) -> None:
+    """In the journal, for the operator; what is behind it arrives."""
+    sender = FakeSender(answering=True)
+    sender.refuse = lambda message: message.value == b"1" or message.topic == "dead-letters"
+    async with publishing(sender, tmp_path, letter=letter) as (publisher, journal):
+        await asyncio.gather(*(publisher.publish([record(n)]) for n in range(3)))
+        assert await rows(journal, REFUSED) == [1]
+    assert numbers(sender.values()) == [0, 2]
+
+
+async def test_a_letter_waits_in_the_journal_like_any_record(tmp_path: Path) -> None:
+    """Its topic is silent: after the deadline it is in the journal, and the record that it is about is finished."""
+    sender = FakeSender(counts={"work": 1})
+    sender.refuse = lambda message: message.value == b"0"
+    async with publishing(sender, tmp_path, letter=letter, deadline=0.5) as (publisher, journal):
+        call = asyncio.create_task(publisher.publish([record(0)]))
+        await steps()
+        sender.acknowledge()
+        await call
+        assert len(await journal.read("spool/dead-letters", 0, 10)) == 1
+
+
+async def test_whoever_writes_letters_is_told_of_one_that_is_refused() -> None:
+    """There is no letter of a letter: a shorter one may do."""
+    sender = FakeSender(answering=True)
+    sender.refuse = lambda message: True
+    publisher = KafkaFirstPublisher(sender, None, letter=letter)
+    with pytest.raises(RecordRefused):
+        await publisher.publish([record(0, topic="dead-letters")])
+    await publisher.stop()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_what_a_letter_cannot_hold_is_kept_whole_or_told_of(tmp_path: Path, kept: bool) -> None:
+    """A letter without the record would lose it: this one never had a place."""
+    large = Message(topic="work", key="k", value=b"x" * (LONGEST + 1), partition_by="k")
+    sender = FakeSender(answering=True)
+    sender.refuse = lambda message: message.topic == "work"
+    async with publishing(sender, tmp_path, letter=letter) as (publisher, journal):
+        if kept:
+            await publisher.publish([large])
+            assert [row.message for row in await journal.read(REFUSED, 0, 10)] == [large]
+        else:
+            alone = KafkaFirstPublisher(sender, None, letter=letter)
+            with pytest.raises(RecordRefused):
+                await alone.publish([large])
+            await alone.stop()
+    assert "dead-letters" not in {topic for topic, _ in sender.log}
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_stopped_while_calls_wait(tmp_path: Path) -> None:
+    """Kafka is silent: the calls have their deadline, and are in the journal then. Nothing more is taken."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path, deadline=0.5) as (publisher, journal):
+        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(5)]
+        await steps()
+        async with asyncio.timeout(3):
+            await publisher.stop()
+        await asyncio.gather(*calls)
+        assert await rows(journal) == [0, 1, 2, 3, 4]
+        with pytest.raises(CannotStore):
+            await publisher.publish([record(5)])
+
+
+async def test_stopped_with_nowhere_to_store(tmp_path: Path) -> None:
+    """Whoever waits is told, in time."""
+    publisher = KafkaFirstPublisher(FakeSender(), None, deadline=0.5)
+    call = asyncio.create_task(publisher.publish([record(0)]))
+    await steps()
+    async with asyncio.timeout(3):
+        await publisher.stop()
+    with pytest.raises(CannotStore):
+        await call
+
+
+async def test_what_is_acknowledged_at_the_very_end_is_removed(tmp_path: Path) -> None:
+    """So the next run does not send it again."""
+    sender = FakeSender(healthy=False)
+    async with publishing(sender, tmp_path) as (publisher, journal):
+        await publisher.publish([record(n) for n in range(5)])
+        await until(lambda: len(sender.waiting) == 1)
+        sender.answering = True
+        asyncio.get_running_loop().call_later(0.02, sender.acknowledge)
+        await publisher.stop()
+        assert await rows(journal) == [0, 1, 2, 3, 4] or await rows(journal) == []

@@ -366,3 +366,27 @@ def test_strange_letters_are_listed_and_lead_nowhere(tmp_path: Path) -> None:
     assert invoke("dlq", "list", "-o", "table", folder=tmp_path).stdout.count(b"\x1b") == 0
     assert json.loads(invoke("dlq", "show", strange.partitionkey, folder=tmp_path).stdout)["record"] is None
     refusal(invoke("dlq", "redrive", strange.partitionkey, folder=tmp_path), 1)
+
+
+def test_a_record_that_kafka_refused_is_redriven_too(tmp_path: Path, letters: list[str]) -> None:
+    """It never had a place: listed without one, shown whole, sent once more in the order of the letters."""
+    refused = [
+        dead_letters.refused(
+            Message(topic="work", key=f"k{n}", value=b"%d" % n, partition_by="default"),
+            detail="MessageSizeTooLargeError",
+            now=NOW,
+            receiver="receiver-1",
+        )
+        for n in (7, 3)
+    ]
+    put(tmp_path / "data", *refused)
+    ids = [each.partitionkey for each in refused]
+
+    listed = items(tmp_path, "list", "--reason", "refusedByKafka")
+    assert [each["id"] for each in listed] == ids
+    assert not {"partition", "offset"} & listed[0].keys()
+    assert invoke("dlq", "list", "-o", "table", folder=tmp_path).returncode == 0
+    assert json.loads(invoke("dlq", "show", ids[0], folder=tmp_path).stdout)["record"] == 7
+    items(tmp_path, "redrive", "--all", "--yes")
+    assert [(each.key, each.value) for each in on(tmp_path / "data", "work")][:2] == [("k7", b"7"), ("k3", b"3")]
+    assert items(tmp_path, "list") == []

@@ -162,3 +162,57 @@ def test_a_key_that_fits_is_whole() -> None:
         (known,) = read(letter)
         assert (known.key, known.key_cut, known.id) == ("default", False, letter_about().partitionkey)
         assert (dead_letters.content_of(event.encode(letter), known.id) is None) == brief
+
+
+REFUSED = Message(topic="ledger", key="registrants/x", value=b'{"a": 1}', partition_by="default")
+
+
+def test_a_record_that_kafka_refused_has_no_place() -> None:
+    """So its letter holds all of it, and says where it belongs."""
+    letter = dead_letters.refused(REFUSED, detail="MessageSizeTooLarge, 5003 bytes", now=NOW, receiver="receiver-1")
+    (known,) = read(letter)
+
+    assert event.to_message(letter).topic == "dead-letters"
+    assert known == Letter(
+        id=letter.partitionkey,
+        state="waiting",
+        topic="ledger",
+        partition=None,
+        offset=None,
+        key="registrants/x",
+        partition_by="default",
+        reason="refusedByKafka",
+        detail="MessageSizeTooLarge, 5003 bytes",
+        bytes=8,
+        buried="2026-03-01T12:00:00.000Z",
+        since="2026-03-01T12:00:00.000Z",
+    )
+    content = dead_letters.content_of(event.encode(letter), known.id)
+    assert dead_letters.redrive(known, known.key, content or b"") == REFUSED
+
+
+def test_refused_once_more_it_is_another_letter() -> None:
+    """It was redriven before the cause was mended: nobody would look at a letter that is closed."""
+    first, second = (
+        dead_letters.refused(REFUSED, detail="", now=NOW + timedelta(seconds=n), receiver="r") for n in range(2)
+    )
+    (known,) = read(first)
+    closing = dead_letters.closed(known, REDRIVEN, now=NOW, receiver="cli")
+    assert [each.state for each in read(first, closing, second)] == ["redriven", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "fits"),
+    [
+        (b"x" * LONGEST, "k", True),
+        (b"x" * (LONGEST + 1), "k", False),
+        (b"", "k" * (64 * 1024 - 2), True),
+        (b"", "k" * (64 * 1024 - 1), False),
+    ],
+)
+def test_what_a_letter_of_a_refused_record_can_hold(value: bytes, key: str, fits: bool) -> None:
+    """All of it, in a record that Kafka takes by default; else there can be none."""
+    message = Message(topic="work", key=key, value=value, partition_by=key)
+    assert dead_letters.fits(message) is fits
+    letter = event.to_message(dead_letters.refused(message, detail="x" * LONG, now=NOW, receiver="r"))
+    assert record_size(letter) <= MAX_RECORD_BYTES or not fits

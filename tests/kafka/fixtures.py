@@ -1,6 +1,7 @@
 """Fixtures for every test that needs a real broker. The top conftest names this module in ``pytest_plugins``.
 
 * ``kafka``: one broker for the whole run. Tests share it, so each takes its own topics: ``topic_prefix``.
+* ``secured_kafka``: one broker with TLS, SASL and permissions, for a file of tests.
 * ``kafka_clusters``: makes clusters of a test's own, for tests that kill brokers.
 
 Tests that use them get the marker ``kafka``. Where Kafka cannot be had they are left out, in one line; with
@@ -18,9 +19,10 @@ from typing import NoReturn
 import pytest
 
 from tests.kafka.harness import Cluster, KafkaUnavailable
+from tests.kafka.secured import SecuredKafka
 
 LEFT_OUT = "not tested against real Kafka: "
-FIXTURES = {"kafka", "kafka_clusters"}
+FIXTURES = {"kafka", "kafka_clusters", "secured_kafka"}
 
 ClusterFactory = Callable[[int], Cluster]
 
@@ -34,6 +36,17 @@ def kafka() -> Iterator[Cluster]:
         return
     with ExitStack() as stack:
         yield _started(stack, 1)
+
+
+@pytest.fixture(scope="module")
+def secured_kafka() -> Iterator[SecuredKafka]:
+    """One broker with a listener for each way to be let in or refused. Give each test users or topics of its own."""
+    with ExitStack() as stack:
+        try:
+            kafka = stack.enter_context(SecuredKafka.started())
+        except KafkaUnavailable as error:
+            _leave_out(str(error))
+        yield kafka
 
 
 @pytest.fixture

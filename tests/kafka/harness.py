@@ -31,7 +31,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -127,6 +127,9 @@ def _random_id() -> str:
 
 Nodes = Mapping[int, tuple[str, int, int]]
 """Node id → address, port for clients, port for controllers."""
+
+Extra = Callable[[Nodes, int], Mapping[str, str]]
+"""Properties of one node that are added to the usual ones, or replace them."""
 
 
 def _properties(nodes: Nodes, node: int, data: Path) -> dict[str, str]:
@@ -235,12 +238,14 @@ class Cluster:
 
     @classmethod
     @contextmanager
-    def started(cls, brokers: int = 1, *, cache: Path | None = None) -> Iterator[Cluster]:
+    def started(
+        cls, brokers: int = 1, *, cache: Path | None = None, extra: Extra = lambda _nodes, _node: {}
+    ) -> Iterator[Cluster]:
         """Fresh brokers in a temporary folder, ready; all is gone afterwards. Raises KafkaUnavailable."""
         home = install(cache or cache_folder())
         end_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-            cluster = cls._formatted(home, Path(folder), brokers)
+            cluster = cls._formatted(home, Path(folder), brokers, extra)
             try:
                 for broker in cluster.brokers:
                     broker.start()
@@ -251,7 +256,7 @@ class Cluster:
                     broker.kill()
 
     @classmethod
-    def _formatted(cls, home: Path, folder: Path, count: int) -> Cluster:
+    def _formatted(cls, home: Path, folder: Path, count: int, extra: Extra) -> Cluster:
         nodes = _free_nodes(count)
         identity = _random_id()
         brokers = []
@@ -262,7 +267,7 @@ class Cluster:
             shutil.copy(home / "bootstrap.checkpoint", data)
             ids = {"version": "1", "cluster.id": identity, "node.id": str(node), "directory.id": _random_id()}
             (data / "meta.properties").write_text(_lines(ids))
-            (place / "server.properties").write_text(_lines(_properties(nodes, node, data)))
+            (place / "server.properties").write_text(_lines({**_properties(nodes, node, data), **extra(nodes, node)}))
             brokers.append(Broker(home, place, address, port))
         return cls(",".join(f"{b.address}:{b.port}" for b in brokers), tuple(brokers))
 
@@ -284,10 +289,11 @@ class Cluster:
 def _free_nodes(count: int) -> dict[int, tuple[str, int, int]]:
     own_address = sys.platform == "linux"
     addresses = [f"127.0.0.{10 + n}" if own_address else "127.0.0.1" for n in range(1, count + 1)]
-    return {n: (address, _free_port(address), _free_port(address)) for n, address in enumerate(addresses, start=1)}
+    return {n: (address, free_port(address), free_port(address)) for n, address in enumerate(addresses, start=1)}
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
+    """A port below 32768 that nobody uses on ``address``."""
     for _ in range(1000):
         port = random.randrange(20_000, 32_768)  # noqa: S311 - not a secret
         with socket.socket() as probe, suppress(OSError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from service.bus.kafka import KafkaProducer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
+from service.bus.kafka_partitioner import partition_for
 from service.bus.kafka_producer import Timing
+from service.bus.outgoing import Outgoing
 from service.bus.topics import TopicPlan, apply
 from service.core.message import Message, Received
 from tests.kafka.harness import Cluster
@@ -39,9 +42,42 @@ async def producing(cluster: Cluster, prefix: str, *, timing: Timing | None = No
 
 
 async def send_all(producer: KafkaProducer, messages: Sequence[Message]) -> None:
-    """Send, and wait until all are acknowledged."""
+    """Send them, as one batch for each partition, and wait until all are acknowledged."""
     async with asyncio.timeout(30):
-        await asyncio.gather(*(producer.send(message) for message in messages))
+        for message in messages:
+            await partitions(producer, message.topic)
+        batches: dict[tuple[str, int], list[Outgoing]] = {}
+        for message in messages:
+            batches.setdefault(place(producer, message), []).append(outgoing(message))
+        await asyncio.gather(*(producer.send(*lane, batch) for lane, batch in batches.items()))
+
+
+async def partitions(producer: KafkaProducer, topic: str) -> int:
+    """How many there are, once that is known."""
+    while (count := producer.partitions(topic)) is None:  # noqa: ASYNC110 - the port has nothing to wait for
+        await asyncio.sleep(0.01)
+    return count
+
+
+def place(producer: KafkaProducer, message: Message) -> tuple[str, int]:
+    """Its topic and partition; the number of partitions must be known."""
+    count = producer.partitions(message.topic)
+    assert count is not None
+    given = message.partition
+    return message.topic, partition_for(message.partition_by, count) if given is None else given
+
+
+def outgoing(message: Message) -> Outgoing:
+    """As sent now."""
+    return Outgoing(message, int(time.time() * 1000))
+
+
+async def limit_batches(cluster: Cluster, topic: str, limit: int) -> None:
+    """Set ``max.message.bytes`` of a topic, named with its prefix; the brokers have heard of it then."""
+    async with kafka_admin(cluster.connection) as admin:
+        overrides = (await admin.describe([topic]))[topic].overrides
+        assert await admin.configure(topic, {**overrides, "max.message.bytes": str(limit)}) == ""
+    await asyncio.sleep(0.5)
 
 
 def numbered(key: str, number: int, *, topic: str = "work", by: str | None = None) -> Message:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import aiokafka
 import pytest
+from structlog.testing import capture_logs
 
 from service.bus.kafka import KafkaConsumer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
@@ -15,70 +17,14 @@ from service.bus.kafka_connection import Connection
 from service.bus.kafka_partitioner import partition_for
 from service.bus.topics import TopicPlan
 from service.core.errors import CannotStore, KafkaUnavailable
-from service.core.message import Message, Received
+from service.core.message import Message
 from tests.kafka.fixtures import ClusterFactory
+from tests.kafka.foreign import ODD, committed, delete_before, delete_topic, foreign, set_position, write_batch
 from tests.kafka.harness import Cluster
+from tests.kafka.member import PATIENCE, Member, member, until
 from tests.kafka.records import create_topics, numbered, producing, read_topic, send_all
 
-PATIENCE = 40.0
 FOUR = frozenset(range(4))
-
-
-class Member:
-    """A consumer with a listener that remembers, polled in the background. Records are finished at once unless ``hold``."""
-
-    def __init__(self, consumer: KafkaConsumer, *, hold: bool = False, restore: float = 0.0) -> None:
-        self.consumer = consumer
-        self.records: list[Received] = []
-        self.told: list[tuple[str, frozenset[int]]] = []
-        self.partitions = frozenset[int]()
-        self.early: list[Received] = []  # delivered while their partition was not ours
-        self.drain: Callable[[], object] = lambda: None
-        self._hold = hold
-        self._restore = restore
-        self._polling: asyncio.Task[None] | None = None
-
-    async def assigned(self, partitions: frozenset[int]) -> None:
-        await asyncio.sleep(self._restore)
-        self.partitions = partitions
-        self.told.append(("assigned", partitions))
-
-    async def revoked(self, partitions: frozenset[int]) -> None:
-        self.drain()
-        self.partitions = frozenset()
-        self.told.append(("revoked", partitions))
-
-    async def start(self) -> None:
-        await self.consumer.start(self)
-        self._polling = asyncio.create_task(self._poll())
-
-    async def stop(self) -> None:
-        await self.kill()
-        await self.consumer.stop()
-
-    async def kill(self) -> None:
-        """Stop polling."""
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait({self._polling})
-            if not self._polling.cancelled():
-                self._polling.result()
-
-    async def _poll(self) -> None:
-        while True:
-            for record in await self.consumer.poll():
-                self.records.append(record)
-                if record.partition not in self.partitions:
-                    self.early.append(record)
-                if not self._hold:
-                    self.consumer.finish(record)
-
-
-async def until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Wait for it."""
-    async with asyncio.timeout(patience):
-        while not condition():  # noqa: ASYNC110 - the condition is somebody else's
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -91,27 +37,6 @@ async def topic_of_four(cluster: Cluster, prefix: str) -> AsyncIterator[Callable
             await send_all(producer, [numbered(f"k{key}", n) for n in numbers for key in range(20)])
 
         yield write
-
-
-def member(
-    cluster: Cluster,
-    prefix: str,
-    *,
-    hold: bool = False,
-    restore: float = 0.0,
-    instance_id: str | None = None,
-    max_unfinished: int = 10_000,
-) -> Member:
-    """A member of the one group of this prefix."""
-    consumer = KafkaConsumer(
-        connection=cluster.connection,
-        topic_prefix=prefix,
-        topic="work",
-        group=f"{prefix}g",
-        instance_id=instance_id,
-        max_unfinished=max_unfinished,
-    )
-    return Member(consumer, hold=hold, restore=restore)
 
 
 async def test_two_members_share_and_each_change_revokes_everything(kafka: Cluster, topic_prefix: str) -> None:
@@ -279,8 +204,8 @@ async def test_the_reader_reads_past_what_compaction_took(kafka: Cluster, topic_
         overrides = (await admin.describe([name]))[name].overrides
         await admin.configure(name, {**overrides, "segment.ms": "200", "min.cleanable.dirty.ratio": "0.01"})
     async with producing(kafka, topic_prefix) as producer:
-        for n in range(300):
-            producer.send(Message(topic="ledger", key=f"k{n % 3}", value=b"%d" % n, partition_by="o"))
+        numbers = [Message(topic="ledger", key=f"k{n % 3}", value=b"%d" % n, partition_by="o") for n in range(300)]
+        await send_all(producer, numbers)
         await asyncio.sleep(0.5)
         await send_all(producer, [Message(topic="ledger", key="end", value=b"end", partition_by="o")])
     async with asyncio.timeout(PATIENCE):
@@ -382,3 +307,196 @@ async def test_partitions_are_remembered_and_never_guessed(kafka: Cluster, topic
     member.consumer._client._client.cluster._partitions.clear()
     assert member.consumer.partition_of("default") == known is not None
     await member.stop()
+
+
+# --- where a partition begins (C10) ---------------------------------------------------------------------------------------
+
+
+async def test_a_new_group_begins_with_the_first_record_and_says_so(kafka: Cluster, topic_prefix: str) -> None:
+    """Whatever stands on the topic already is read; the log says how much."""
+    async with topic_of_four(kafka, topic_prefix) as write:
+        await write(range(10))
+        new = member(kafka, topic_prefix)
+        with capture_logs() as logs:
+            await new.start()
+            await until(lambda: len(new.records) == 200)
+        await new.stop()
+    told = [line for line in logs if line["event"] == "consumer.begins_at_the_earliest"]
+    assert sorted(line["partition"] for line in told) == [0, 1, 2, 3]
+    assert {line["log_level"] for line in told} == {"warning"}
+    assert sum(line["records"] for line in told) == 200
+
+
+async def one_partition(cluster: Cluster, prefix: str, count: int) -> None:
+    """``work`` with one partition and so many records."""
+    await create_topics(cluster, prefix, [TopicPlan(name="work", partitions=1)])
+    await write_more(cluster, prefix, range(count))
+
+
+async def write_more(cluster: Cluster, prefix: str, numbers: range) -> None:
+    """Further ones."""
+    async with producing(cluster, prefix) as producer:
+        await send_all(producer, [numbered("k", n) for n in numbers])
+
+
+async def test_records_that_are_gone_are_an_alert_with_their_number(kafka: Cluster, topic_prefix: str) -> None:
+    """Retention took what the group had not read: it begins at the earliest there is, and says how many are missing."""
+    await one_partition(kafka, topic_prefix, 40)
+    await set_position(kafka, f"{topic_prefix}g", f"{topic_prefix}work", 10)
+    await delete_before(kafka, f"{topic_prefix}work", 25)
+    late = member(kafka, topic_prefix)
+    with capture_logs() as logs:
+        await late.start()
+        await until(lambda: len(late.records) >= 15)
+    (alert,) = [line for line in logs if line["event"] == "consumer.records_gone"]
+    assert (alert["log_level"], alert["position"], alert["earliest"], alert["gone"]) == ("error", 10, 25, 15)
+    assert [record.offset for record in late.records] == list(range(25, 40))
+    assert late.consumer.gone == 15
+    await late.stop()
+    assert await committed(kafka, f"{topic_prefix}g") == {0: 40}
+
+
+async def test_records_that_go_under_our_hands_are_an_alert_too(kafka: Cluster, topic_prefix: str) -> None:
+    """Also while the consumer runs; what is unfinished before the gap is still not committed past."""
+    await one_partition(kafka, topic_prefix, 10)
+    slow = member(kafka, topic_prefix, hold=True, max_unfinished=10)
+    with capture_logs() as logs:
+        await slow.start()
+        await until(lambda: len(slow.records) == 10)
+        await asyncio.sleep(0.3)  # it is paused now: nothing more is fetched
+        await write_more(kafka, topic_prefix, range(10, 30))
+        await delete_before(kafka, f"{topic_prefix}work", 20)
+        for record in slow.records[1:]:
+            slow.consumer.finish(record)
+        await until(lambda: len(slow.records) >= 19)
+    (alert,) = [line for line in logs if line["event"] == "consumer.records_gone"]
+    assert (alert["position"], alert["gone"]) == (10, 10)
+    assert [record.offset for record in slow.records[:19]] == [*range(10), *range(20, 29)]
+    for record in slow.records[1:]:
+        slow.consumer.finish(record)
+    await slow.consumer.commit()
+    assert await committed(kafka, f"{topic_prefix}g") == {}
+    slow.consumer.finish(slow.records[0])
+    await until(lambda: len(slow.records) == 20)
+    slow.consumer.finish(slow.records[-1])
+    await slow.stop()
+    assert await committed(kafka, f"{topic_prefix}g") == {0: 30}
+
+
+async def test_a_position_beyond_the_end_begins_anew(kafka: Cluster, topic_prefix: str) -> None:
+    """The topic was made anew with fewer records: all of them are read, and committed although their offsets are lower."""
+    await one_partition(kafka, topic_prefix, 5)
+    await set_position(kafka, f"{topic_prefix}g", f"{topic_prefix}work", 1000)
+    lost = member(kafka, topic_prefix)
+    with capture_logs() as logs:
+        await lost.start()
+        await until(lambda: len(lost.records) == 5)
+    (alert,) = [line for line in logs if line["event"] == "consumer.position_beyond_the_end"]
+    assert (alert["log_level"], alert["position"], alert["records"]) == ("error", 1000, 5)
+    await lost.stop()
+    assert await committed(kafka, f"{topic_prefix}g") == {0: 5}
+
+
+async def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a consumer that runs: Kafka forgets the group's position with the topic."""
+    monkeypatch.setattr("service.bus.kafka_consumer.METADATA", 2)
+    await one_partition(kafka, topic_prefix, 20)
+    constant = member(kafka, topic_prefix)
+    await constant.start()
+    await until(lambda: len(constant.records) == 20)
+    await constant.consumer.commit()
+    await delete_topic(kafka, f"{topic_prefix}work")
+    await until(lambda: constant.told[-1][0] == "revoked")
+    await one_partition(kafka, topic_prefix, 3)
+    await until(lambda: len(constant.records) == 23)
+    assert [record.offset for record in constant.records[20:]] == [0, 1, 2]
+    await constant.stop()
+    assert await committed(kafka, f"{topic_prefix}g") == {0: 3}
+
+
+# --- what foreign producers write (C5) ------------------------------------------------------------------------------------
+
+
+async def test_a_header_that_is_not_utf8_stops_nobody(kafka: Cluster, topic_prefix: str) -> None:
+    """aiokafka cannot decode its batch; every record of it is delivered all the same, and what comes behind it too."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    topic = f"{topic_prefix}work"
+    odd: Sequence[tuple[str, bytes | None]] = [(ODD, b"x"), ("fine", None)]
+    async with foreign(kafka) as client:
+        await write_batch(client, topic, [(b"k", b"%d" % n, odd if n == 3 else []) for n in range(6)])
+        await write_batch(client, topic, [(None, None, odd), (b"k", b"7", [])])
+        await write_batch(client, topic, [(b"k", b"8", [])])
+        await write_batch(client, topic, [(b"k", b"%d" % n, odd) for n in range(3)], partition=1)
+    one = member(kafka, topic_prefix)
+    await one.start()
+    await until(lambda: len(one.records) >= 12)
+    await write_more_to(kafka, topic)
+    await until(lambda: len(one.records) >= 13)
+    await one.stop()
+    first = [(record.offset, record.value) for record in one.records if record.partition == 0]
+    assert first == [(n, None if n == 6 else b"%d" % n) for n in range(10)]
+    assert [(record.offset, record.value) for record in one.records if record.partition == 1] == [
+        (n, b"%d" % n) for n in range(3)
+    ]
+    assert await committed(kafka, f"{topic_prefix}g") == {0: 10, 1: 3}
+    read = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    assert [(record.offset, record.value) for record in read if record.partition == 0] == first
+
+
+async def write_more_to(cluster: Cluster, topic: str) -> None:
+    """One more, with nothing odd about it."""
+    async with foreign(cluster) as client:
+        await write_batch(client, topic, [(b"k", b"9", [])])
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_every_compression_of_kafka_is_read(kafka: Cluster, topic_prefix: str, compression: str) -> None:
+    """Whatever a downstream system's producer is set to."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    producer = aiokafka.AIOKafkaProducer(**kafka.connection.options(), compression_type=compression)
+    await producer.start()
+    await producer.send_and_wait(f"{topic_prefix}work", b"x" * 10_000)
+    await producer.stop()
+    one = member(kafka, topic_prefix)
+    await one.start()
+    await until(lambda: len(one.records) == 1)
+    await one.stop()
+    assert one.records[0].value == b"x" * 10_000
+
+
+async def test_what_a_producer_took_back_was_never_there(kafka: Cluster, topic_prefix: str) -> None:
+    """The records of a transaction that was aborted are not delivered, those of one that was committed are."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    producer = aiokafka.AIOKafkaProducer(**kafka.connection.options(), transactional_id=topic_prefix)
+    await producer.start()
+    for value in (b"taken back", b"kept"):
+        await producer.begin_transaction()
+        await producer.send_and_wait(f"{topic_prefix}work", value)
+        await (producer.abort_transaction() if value == b"taken back" else producer.commit_transaction())
+    await producer.stop()
+    await write_more(kafka, topic_prefix, range(1))
+    one = member(kafka, topic_prefix)
+    await one.start()
+    await until(lambda: len(one.records) >= 2)
+    await one.stop()
+    assert [record.value for record in one.records] == [b"kept", b"0"]
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------------
+
+
+async def test_unfinished_and_lag_are_known(kafka: Cluster, topic_prefix: str) -> None:
+    """What was delivered and is not finished; and with it what was not even delivered yet."""
+    await one_partition(kafka, topic_prefix, 100)
+    one = member(kafka, topic_prefix, hold=True, max_unfinished=20)
+    assert (one.consumer.unfinished, one.consumer.lag) == (0, 0)
+    await one.start()
+    await until(lambda: len(one.records) == 20)
+    assert (one.consumer.unfinished, one.consumer.lag) == (20, 100)
+    for record in one.records[:5]:
+        one.consumer.finish(record)
+    assert (one.consumer.unfinished, one.consumer.lag) == (15, 95)
+    await one.stop()
+    assert (one.consumer.unfinished, one.consumer.lag) == (0, 0)

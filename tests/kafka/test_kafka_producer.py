@@ -1,25 +1,42 @@
-"""The producer on a real broker: partitions, order, refusals, and what it does while Kafka is away."""
+"""The producer on a real broker: partitions, sizes, refusals, topics that come and grow.
+
+What it does under faults: ``test_producer_faults``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from typing import Any
 
 import aiokafka
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.producer.message_accumulator import BatchBuilder
 from structlog.testing import capture_logs
 
-from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_partitioner import partition_for
 from service.bus.kafka_producer import Timing
-from service.bus.record_size import MAX_RECORD_BYTES
+from service.bus.kafka_record import headers
+from service.bus.outgoing import Outgoing
+from service.bus.record_size import BATCH_OVERHEAD, MAX_BATCH_BYTES, MAX_RECORD_BYTES, batched_size
 from service.bus.topics import TopicPlan
 from service.core.errors import RecordRefused
 from service.core.message import Message
-from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Cluster
-from tests.kafka.records import create_topics, first_occurrences, numbered, producing, read_topic, send_all
+from tests.kafka.records import (
+    create_topics,
+    first_occurrences,
+    limit_batches,
+    numbered,
+    outgoing,
+    partitions,
+    producing,
+    read_topic,
+    send_all,
+)
+
+WORK = TopicPlan(name="work", partitions=1)
 
 # Literals of Apache Kafka's own test: clients/src/test/java/org/apache/kafka/common/utils/UtilsTest.java, testMurmur2
 JAVA_MURMUR2 = [
@@ -59,7 +76,7 @@ async def test_events_say_their_content_type(kafka: Cluster, topic_prefix: str) 
         await send_all(producer, [numbered("k", 1), numbered("k", 1, topic="meetings")])
     consumer: Any = aiokafka.AIOKafkaConsumer(
         *(topic_prefix + name for name in ("work", "meetings")),
-        connection=kafka.connection,
+        bootstrap_servers=kafka.bootstrap,
         auto_offset_reset="earliest",
     )
     await consumer.start()
@@ -72,25 +89,74 @@ async def test_events_say_their_content_type(kafka: Cluster, topic_prefix: str) 
     assert headers == {"work": (), "meetings": (("content-type", b"application/cloudevents+json"),)}
 
 
-async def test_a_refused_record_is_found_and_takes_no_other_with_it(kafka: Cluster, topic_prefix: str) -> None:
-    """A batch fails whole; the one that is too large for its topic fails in the end, all others arrive in order."""
-    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
-    await _limit_records(kafka, f"{topic_prefix}work", 2000)
-    large = Message(topic="work", key="k", value=b"9" * 5000, partition_by="k")
+async def until(true: Callable[[], bool], *, within: float = 20) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(within):
+        while not true():  # noqa: ASYNC110 - what is waited for is anything a test can see
+            await asyncio.sleep(0.01)
+
+
+async def test_one_batch_after_the_other_stays_in_order(kafka: Cluster, topic_prefix: str) -> None:
+    """The next batch of a partition goes when the one before is acknowledged: the log has each record once, in order."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
     async with producing(kafka, topic_prefix) as producer:
-        sent = [producer.send(large if n == 20 else numbered("k", n)) for n in range(40)]
-        async with asyncio.timeout(30):
-            outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        await send_all(producer, [numbered("k", 40)])
-        assert producer.healthy
-    assert [type(outcome) for outcome in outcomes if outcome is not None] == [RecordRefused]
-    assert isinstance(outcomes[20], RecordRefused)
-    numbers = first_occurrences(await read_topic(kafka, topic_prefix, "work"))["k"]
-    assert numbers == [n for n in range(41) if n != 20]
+        await partitions(producer, "work")
+        for start in range(0, 300, 30):
+            batch = [outgoing(numbered("k", n)) for n in range(start, start + 30)]
+            await asyncio.gather(*(producer.send("work", partition, batch) for partition in (0, 1)))
+    for records in [await read_topic(kafka, topic_prefix, "work", partitions=2)]:
+        assert [int(record.value or b"-1") for record in records] == [*range(300), *range(300)]
+
+
+async def test_timestamps_are_those_of_the_records(kafka: Cluster, topic_prefix: str) -> None:
+    """A record that waited in the journal still says when it came."""
+    await create_topics(kafka, topic_prefix, [WORK])
+    async with producing(kafka, topic_prefix) as producer:
+        batch = [Outgoing(numbered("k", n), 1_700_000_000_000 + n) for n in (5, 3, 4)]
+        await producer.send("work", 0, batch)
+    records = await read_topic(kafka, topic_prefix, "work")
+    assert [record.timestamp - 1_700_000_000_000 for record in records] == [5, 3, 4]
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", ["work", "meetings"])
+@pytest.mark.parametrize("size", [0, 63, 64, 8191, 8192, MAX_RECORD_BYTES - 1])
+def test_a_record_never_takes_more_than_it_is_counted_for(topic: str, size: int) -> None:
+    """Whatever its place in the batch and its time since the first of it (30 years, either way), up to some 20 bytes."""
+    message = Message(topic=topic, key="k", value=b"x" * size, partition_by="k")
+    for first, then in ((0, 10**12), (10**12, 0)):
+        builder = BatchBuilder(2**30, 0)
+        for _ in range(8200):  # the numbers of places are varints too
+            builder.append(timestamp=first, key=b"", value=None, headers=[])
+        before = builder.size()
+        builder.append(timestamp=then, key=b"k", value=message.value, headers=list(headers(topic)))
+        assert batched_size(message) - 20 <= builder.size() - before <= batched_size(message)
+    assert BatchBuilder(1, 0).size() == BATCH_OVERHEAD
+
+
+@pytest.mark.parametrize("limit", [None, 2000])
+async def test_the_largest_batch_is_taken(kafka: Cluster, topic_prefix: str, limit: int | None) -> None:
+    """What passes our check passes aiokafka's and the broker's, with Kafka's default limit and with another one."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="meetings", partitions=1)])
+    if limit is not None:
+        await limit_batches(kafka, f"{topic_prefix}meetings", limit)
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "meetings")
+        largest = (limit or MAX_BATCH_BYTES) - BATCH_OVERHEAD
+        await until(lambda: producer.largest("meetings") == largest)
+        small = [Message(topic="meetings", key="k", value=b"s", partition_by="k")] * 5
+        left = largest - sum(map(batched_size, small))
+        rest = left - batched_size(Message(topic="meetings", key="k", value=b"", partition_by="k"))
+        batch = [*small, Message(topic="meetings", key="k", value=b"x" * rest, partition_by="k")]
+        assert sum(map(batched_size, batch)) == largest
+        await producer.send("meetings", 0, [outgoing(message) for message in batch])
+    assert len(await read_topic(kafka, topic_prefix, "meetings")) == 6
 
 
 async def test_the_largest_record_that_is_accepted_arrives(kafka: Cluster, topic_prefix: str) -> None:
-    """What passes our check passes the broker's, with its default limits."""
+    """What passes the publisher's check passes the broker's, with its default limits."""
     await create_topics(kafka, topic_prefix, [TopicPlan(name="meetings", partitions=1)])
     value = b"x" * (MAX_RECORD_BYTES - len("k"))
     async with producing(kafka, topic_prefix) as producer:
@@ -99,72 +165,99 @@ async def test_the_largest_record_that_is_accepted_arrives(kafka: Cluster, topic
     assert record.value == value
 
 
-async def test_an_outage_longer_than_every_timeout_costs_nothing_but_time(
-    kafka_clusters: ClusterFactory, topic_prefix: str
-) -> None:
-    """Records sent before and during the outage arrive once it is over, in order; the producer is replaced meanwhile."""
-    cluster = kafka_clusters(1)
-    await create_topics(cluster, topic_prefix, [TopicPlan(name="work", partitions=1)])
-    timing = Timing(request=1.0, connect=2.0, stall=2.0, backoff=0.1, longest_backoff=0.3)
-    async with producing(cluster, topic_prefix, timing=timing) as producer:
-        await send_all(producer, [numbered("k", 0)])
-        cluster.brokers[0].kill()
-        sent = []
-        for n in range(1, 60):
-            sent.append(producer.send(numbered("k", n)))
-            await asyncio.sleep(0.1)  # six seconds: expired thrice, stalled twice
-        assert not producer.healthy
-        cluster.brokers[0].start()
-        async with asyncio.timeout(30):
-            await asyncio.gather(*sent)
+async def test_what_is_too_large_for_its_topic_is_never_sent(kafka: Cluster, topic_prefix: str) -> None:
+    """It is refused at once, by the topic's own limit; nothing else notices."""
+    await create_topics(kafka, topic_prefix, [WORK])
+    await limit_batches(kafka, f"{topic_prefix}work", 2000)
+    large = outgoing(Message(topic="work", key="k", value=b"9" * 5000, partition_by="k"))
+    async with producing(kafka, topic_prefix) as producer:
+        await until(lambda: producer.partitions("work") == 1 and producer.largest("work") < 2000)
+        refused = producer.send("work", 0, [outgoing(numbered("k", 1)), large])
+        assert refused.done()
+        assert producer.pending == 0
+        with pytest.raises(RecordRefused, match=r"^\d+ bytes for work: Kafka takes 1939$"):
+            await refused
+        await producer.send("work", 0, [outgoing(numbered("k", 2))])
+        assert producer.replaced == 0
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [2]}
+
+
+async def test_a_refused_batch_takes_no_other_with_it(kafka: Cluster, topic_prefix: str) -> None:
+    """Where a limit was lowered behind our back Kafka refuses the whole batch; batches before, after and beside it arrive,
+    and the new limit is known soon.
+    """
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    large = Message(topic="work", key="k", value=b"9" * 5000, partition_by="k")
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        await limit_batches(kafka, f"{topic_prefix}work", 2000)
+        refused = producer.send("work", 0, [outgoing(numbered("k", 1)), outgoing(large)])
+        beside = [producer.send("work", 1, [outgoing(numbered("beside", n))]) for n in range(3)]
+        with pytest.raises(RecordRefused, match=r"^work: MessageSizeTooLargeError, 2 records, \d+ bytes$"):
+            await refused
+        await producer.send("work", 0, [outgoing(numbered("k", 2))])
+        await asyncio.gather(*beside)
         assert producer.healthy
-    assert first_occurrences(await read_topic(cluster, topic_prefix, "work")) == {"k": list(range(60))}
+        await until(lambda: producer.largest("work") == 2000 - BATCH_OVERHEAD)
+    records = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    assert first_occurrences(records) == {"k": [0, 2], "beside": [0, 1, 2]}
 
 
-async def test_a_short_outage_is_ridden_out_by_the_same_producer(
-    kafka_clusters: ClusterFactory, topic_prefix: str
-) -> None:
-    """Batches do not expire, so that none is overtaken by the one behind it; nothing is replaced and nothing sent twice."""
-    cluster = kafka_clusters(1)
-    await create_topics(cluster, topic_prefix, [TopicPlan(name="work", partitions=1)])
+# --- topics -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_topic_that_is_made_later(kafka: Cluster, topic_prefix: str) -> None:
+    """It is missed once, by its name, holds up nothing but itself, and is found soon after ``topics apply`` made it."""
+    await create_topics(kafka, topic_prefix, [WORK])
     with capture_logs() as logs:
-        async with producing(cluster, topic_prefix, timing=Timing(request=1.0, stall=30.0)) as producer:
+        async with producing(
+            kafka, topic_prefix, timing=Timing(slow=0.5, backoff=0.2, longest_backoff=0.5)
+        ) as producer:
+            assert producer.partitions("meetings") is None
+            early = producer.send("meetings", 0, [outgoing(numbered("k", 0, topic="meetings"))])
             await send_all(producer, [numbered("k", 0)])
-            cluster.brokers[0].kill()
-            sent = []
-            for n in range(1, 30):
-                sent.append(producer.send(numbered("k", n)))
-                await asyncio.sleep(0.1)
-            cluster.brokers[0].start()
-            async with asyncio.timeout(30):
-                await asyncio.gather(*sent)
-    assert logs == []
-    records = await read_topic(cluster, topic_prefix, "work")
-    assert [int(record.value or b"-1") for record in records] == list(range(30))
+            await asyncio.sleep(1.5)  # looked for more than once
+            assert producer.partitions("meetings") is None
+            assert not early.done()
+            assert producer.healthy
+            await create_topics(kafka, topic_prefix, [TopicPlan(name="meetings", partitions=3)])
+            await until(lambda: producer.partitions("meetings") == 3, within=8)
+            await asyncio.wait_for(early, 8)
+    said = [(line["event"], line["topic"]) for line in logs if line["event"] != "producer.held_up"]
+    assert said == [
+        ("producer.topic_unknown", f"{topic_prefix}meetings"),
+        ("producer.topic_found", f"{topic_prefix}meetings"),
+    ]
+    assert [line["reason"] for line in logs if line["event"] == "producer.held_up"] == ["UnknownTopicOrPartitionError"]
 
 
-@pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_stop_is_bounded_with_kafka_dead(kafka_clusters: ClusterFactory, topic_prefix: str, fault: str) -> None:
-    """With a record pending and nobody to take it, ``stop`` gives it up and returns; so does ``start``."""
-    cluster = kafka_clusters(1)
-    await create_topics(cluster, topic_prefix, [TopicPlan(name="work", partitions=1)])
-    timing = Timing(request=1.0, connect=2.0)
-    async with producing(cluster, topic_prefix, timing=timing) as producer:
-        await send_all(producer, [numbered("k", 0)])
-        getattr(cluster.brokers[0], fault)()
-        await asyncio.sleep(0.5)  # a signal takes a moment, in which the broker may still answer
-        pending = producer.send(numbered("k", 1))
-        started = time.monotonic()
-        await producer.stop(timeout=1)
-        assert time.monotonic() - started < 6
-        assert pending.cancelled()
-    started = time.monotonic()
-    async with producing(cluster, topic_prefix, timing=timing) as second:
-        assert not second.healthy
-    assert time.monotonic() - started < 8
+async def test_a_topic_that_grows(kafka: Cluster, topic_prefix: str) -> None:
+    """New partitions are noticed, and can be written to; how many there were is never fewer again."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    async with producing(kafka, topic_prefix, timing=Timing(look=0.2)) as producer:
+        assert await partitions(producer, "work") == 2
+        admin: Any = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        await admin.start()
+        await admin.create_partitions({f"{topic_prefix}work": NewPartitions(total_count=5)})
+        await until(lambda: producer.partitions("work") == 5)
+        await asyncio.wait_for(producer.send("work", 4, [outgoing(numbered("k", 0))]), 10)
+        await admin.delete_topics([f"{topic_prefix}work"])
+        await admin.close()
+        await asyncio.sleep(0.3)
+        assert producer.partitions("work") == 5
+        await create_topics(kafka, topic_prefix, [WORK])
+        await asyncio.wait_for(producer.send("work", 0, [outgoing(numbered("k", 0))]), 10)
+        await asyncio.sleep(0.6)
+        assert producer.partitions("work") == 5
 
 
-async def _limit_records(cluster: Cluster, topic: str, limit: int) -> None:
-    async with kafka_admin(cluster.connection) as admin:
-        overrides = (await admin.describe([topic]))[topic].overrides
-        assert await admin.configure(topic, {**overrides, "max.message.bytes": str(limit)}) == ""
+async def test_a_new_limit_is_noticed(kafka: Cluster, topic_prefix: str) -> None:
+    """The operator changes it while we run: by the next look it is ours; above 1 MiB we do not go."""
+    await create_topics(kafka, topic_prefix, [WORK])
+    async with producing(kafka, topic_prefix, timing=Timing(look=0.2)) as producer:
+        assert producer.largest("work") == MAX_BATCH_BYTES - BATCH_OVERHEAD
+        await partitions(producer, "work")
+        for limit, largest in ((3000, 3000), (8_000_000, MAX_BATCH_BYTES)):
+            await limit_batches(kafka, f"{topic_prefix}work", limit)
+            await until(lambda: producer.largest("work") == largest - BATCH_OVERHEAD)  # noqa: B023 - used at once

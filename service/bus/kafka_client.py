@@ -1,0 +1,205 @@
+"""One aiokafka producer from its making to its end, and everything that is private in aiokafka and needed here.
+
+``stop()`` of aiokafka is never called: it waits for what is pending, for ever while Kafka is away. ``start()`` against
+frozen brokers does not return, and is bounded. A builder that was sent once must not be sent again (the idempotent sender
+dies of it, the plain one writes it twice): each try builds its own from the records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import aiokafka
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    UnknownProducerId,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+from service.bus.kafka_connection import Connection
+from service.bus.kafka_record import headers
+from service.bus.kafka_refusal import reason_of
+from service.bus.outgoing import Outgoing
+from service.bus.record_size import MAX_BATCH_BYTES
+
+#: After these the client will not get this partition any further; a new one will. aiokafka takes the sequence number of a
+#: batch before it knows that the batch was taken, and never asks for a new epoch (aio-libs/aiokafka#1017).
+SPENT = (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    UnknownProducerId,
+)
+
+
+#: Seconds between two requests for metadata; aiokafka's own pause where it makes one.
+UPDATE_PAUSE = 0.1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Limits in seconds.
+
+    ``request`` for one request to a broker; ``connect`` for ``start()``; ``slow``: with something unacknowledged for so
+    long the producer is not healthy; ``stall``: with something unacknowledged for so long a new client is tried; ``backoff``
+    between two attempts, doubled up to ``longest_backoff``; ``look`` between two looks at the topics.
+    """
+
+    request: float = 5.0
+    connect: float = 8.0
+    slow: float = 2.0
+    stall: float = 15.0
+    backoff: float = 1.0
+    longest_backoff: float = 5.0
+    look: float = 60.0
+
+
+class KafkaClient:
+    """An AIOKafkaProducer. ``spent``: why it can be of no more use, None while it can. Topics are named with their prefix."""
+
+    def __init__(self, connection: Connection, *, client_id: str, timing: Timing, idempotent: bool) -> None:
+        self.spent: str | None = None
+        self.acknowledged = False
+        self._end: asyncio.Task[None] | None = None
+        self._timing = timing
+        self._kafka: Any = connection.client(
+            aiokafka.AIOKafkaProducer,
+            client_id=client_id,
+            acks="all",
+            enable_idempotence=idempotent,
+            max_batch_size=MAX_BATCH_BYTES,
+            max_request_size=MAX_BATCH_BYTES,
+            request_timeout_ms=int(timing.request * 1000),
+            metadata_max_age_ms=30_000,
+        )
+        # No option does that. A batch that expired has used up its sequence number, and would be overtaken in plain mode.
+        self._kafka._message_accumulator._batch_ttl = float("inf")
+        self._update = self._kafka.client.force_metadata_update
+        self._next_update = 0.0
+        self._later: asyncio.Task[Any] | None = None
+        self._kafka.client.force_metadata_update = self._update_in_turn
+
+    async def connect(self, topics: Iterable[str]) -> str:
+        """Connect and look up ``topics``; the problem, or ""."""
+        try:
+            async with asyncio.timeout(self._timing.connect):
+                await self._kafka.start()
+                if wanted := set(topics):  # none would mean all of the cluster's
+                    await self._kafka.client.set_topics(wanted)
+        except ClusterAuthorizationFailedError:  # the right to any topic gives the right to a producer id (KIP-679)
+            return "no permission to write to any topic; add the ACLs, docs/reference/kafka.md has them all"
+        except (KafkaError, TimeoutError) as error:
+            return reason_of(error)
+        return ""
+
+    @property
+    def ended(self) -> bool:
+        """It was let go of."""
+        return self._end is not None
+
+    @property
+    def dead(self) -> bool:
+        """Nothing will be sent any more, whatever is given to it."""
+        return self.ended or self._sender_task is None or self._sender_task.done()
+
+    def leads(self, topic: str, partition: int) -> bool:
+        """Some broker leads the partition, as far as this client knows."""
+        leader = self._kafka.client.cluster.leader_for_partition(aiokafka.TopicPartition(topic, partition))
+        return leader is not None and leader != -1
+
+    async def ask(self, request: Any) -> Any:
+        """The answer of any broker, on a connection beside that of the batches. Raises KafkaError."""
+        client = self._kafka.client
+        return await client.send(client.get_random_node(), request, group=ConnectionGroup.COORDINATION)
+
+    async def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> None:
+        """Return when every in-sync replica has it. Raises KafkaError; retriable errors of Kafka are not raised but retried,
+        for ever.
+        """
+        await self._look_up(topic, partition)
+        taken = await self._kafka.send_batch(self._built(batch), topic, partition=partition)
+        await taken
+        self.acknowledged = True
+
+    async def _look_up(self, topic: str, partition: int) -> None:
+        """Before aiokafka does: it would ask ten times a second for a topic that is missing, and might have it created."""
+        client = self._kafka.client
+        if partition in (client.cluster.partitions_for_topic(topic) or ()):
+            return
+        answer = await self.ask(MetadataRequest([topic], allow_auto_topic_creation=False))
+        if code := answer.topics[0][0]:
+            raise for_code(code)(topic)
+        await client.add_topic(topic)
+        if partition not in (client.cluster.partitions_for_topic(topic) or ()):
+            await client.force_metadata_update()  # it has new ones
+        if partition not in (client.cluster.partitions_for_topic(topic) or ()):
+            raise UnknownTopicOrPartitionError
+
+    def _update_in_turn(self) -> asyncio.Future[Any]:
+        """While a partition has no leader the sender asks without a pause: 3 000 requests a second were counted."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_update:
+            self._next_update = now + UPDATE_PAUSE
+            updated: asyncio.Future[Any] = self._update()
+            return updated
+        if self._later is None or self._later.done():
+            self._later = asyncio.create_task(self._update_later(self._next_update - now))
+        return asyncio.shield(self._later)
+
+    async def _update_later(self, pause: float) -> Any:
+        await asyncio.sleep(pause)
+        self._next_update = asyncio.get_running_loop().time() + UPDATE_PAUSE
+        return await self._update()
+
+    def _built(self, batch: Sequence[Outgoing]) -> Any:
+        builder = self._kafka.create_batch()
+        for message, timestamp in batch:
+            added = builder.append(
+                timestamp=timestamp,
+                key=message.key.encode(),
+                value=message.value,
+                headers=list(headers(message.topic)),  # a tuple is refused
+            )
+            if added is None:
+                raise MessageSizeTooLargeError(f"{len(batch)} records do not fit into {MAX_BATCH_BYTES} bytes")
+        builder.close()
+        return builder
+
+    async def end(self) -> None:
+        """Let go of it, whatever is pending; within 2.5 s."""
+        if self._end is None:
+            self._end = asyncio.create_task(self._let_go())
+        await asyncio.shield(self._end)
+
+    async def _let_go(self) -> None:
+        self._kafka._closed = True  # its __del__ asks
+        if self._sender_task is not None:
+            for patience in (1.0, 0.5):  # at first it waits for the answers that are due
+                self._sender_task.cancel()
+                await asyncio.wait({self._sender_task}, timeout=patience)
+        if self._later is not None:
+            self._later.cancel()
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(1):
+                await self._kafka.client.close()
+
+    @property
+    def _sender_task(self) -> asyncio.Task[None] | None:
+        task: asyncio.Task[None] | None = self._kafka._sender.sender_task
+        return task
