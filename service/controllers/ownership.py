@@ -4,6 +4,11 @@ The owner renews its record every 5 s and starts a write only while its last ack
 reads at once and writes once the old record is 18 s old, released, absent, or its own. What a frozen owner can still send
 is the one call that it had already started.
 
+The group must count us in, too. A member that it does not hear any more, while the ledger still can be written, would go
+on renewing: whoever has its partitions by then would wait for ever, and both would remember what the other does not. So a
+lease is renewed only while the group answered a heartbeat less than 9 s ago: when it gives our partitions away, 18 s after
+the last one, our last write has begun.
+
 A process that stood still for longer than its lease cannot know what happened meanwhile. It writes nothing, not even a
 renewal, until its consumer has had time to hear from the group that its partitions are gone.
 """
@@ -27,6 +32,8 @@ PULSE = 1.0
 RENEWAL = 5.0
 FRESH = 8.0
 DOUBT = 4.0
+#: The group's session (18 s), less the life of the last lease, less a second.
+COUNTED_IN = 9.0
 LEASE = timedelta(seconds=18)
 
 
@@ -38,12 +45,14 @@ class Ownership:
         ledger: Ledger,
         *,
         instance: str,
+        unconfirmed: Callable[[], float],
         now: Clock,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """``unconfirmed``: seconds since the group last said that we are a member."""
         self._ledger, self._instance, self._now, self._monotonic = ledger, instance, now, monotonic
-        self._sleep = sleep
+        self._unconfirmed, self._sleep = unconfirmed, sleep
         self._pulse = monotonic()
         self._doubt_until = float("-inf")
         self._reading = asyncio.Lock()
@@ -135,18 +144,22 @@ class Ownership:
         self._renewed.pop(partition, None)
         self._awaited.pop(partition, None)
 
-    async def keep(self) -> None:
+    async def keep(self, beat: Callable[[], None] = lambda: None) -> None:
         """Renew every lease, for ever."""
         while True:
+            beat()
             await self._sleep(PULSE)
             if self._doubt() > 0:
                 continue
-            for place in list(self._places.values()):
-                if place.partition not in self._awaited and self._age(place.partition) >= RENEWAL:
-                    await self._renew(place)
+            due = [place for place in self._places.values() if place.partition not in self._awaited]
+            due = [place for place in due if self._age(place.partition) >= RENEWAL]
+            await asyncio.gather(*map(self._renew, due))  # one that cannot be written keeps no other waiting
 
     async def _renew(self, place: Place) -> None:
         asked = self._monotonic()  # the lease counts from before the write, since the others see its record's time
+        if self._unconfirmed() >= COUNTED_IN:
+            self._complain(place, "the group does not answer")
+            return
         if self._holds(place) and await self._write(self._places[place.partition], released=False):
             self._renewed[place.partition] = asked
 
@@ -154,10 +167,13 @@ class Ownership:
         owner = Owner(instance=self._instance, at=self._now(), released=released)
         try:
             await self._ledger.record(place, [Entry(kind="owner", subject=str(place.partition), value=owner)])
-        except (CannotStore, NotOwner):
-            if not self._failing:
-                self._log.warning("ownership.not_renewed", partition=place.partition)
-            self._failing = True
+        except (CannotStore, NotOwner) as error:
+            self._complain(place, type(error).__name__)
             return False
         self._failing = False
         return True
+
+    def _complain(self, place: Place, reason: str) -> None:
+        if not self._failing:
+            self._log.warning("ownership.not_renewed", partition=place.partition, reason=reason)
+        self._failing = True

@@ -16,6 +16,13 @@ from service.core.registrants import Registrant
 Clock = Callable[[], datetime]
 LivePolicy = Callable[[], Policy]
 
+#: Called with the name of a loop at each of its turns.
+Pulse = Callable[[str], None]
+
+
+def unwatched(_: str) -> None:
+    """A pulse that nobody takes."""
+
 
 class Publisher(Protocol):
     """Makes records durable."""
@@ -57,6 +64,9 @@ class WorkConsumer(Protocol):
 
         Raises CannotStore where that cannot be found out now.
         """
+
+    def unconfirmed(self) -> float:
+        """Seconds since the group last said that we are a member of it; 0.0 where there cannot be another one."""
 
     async def stop(self) -> None:
         """Drain, commit, leave."""
@@ -193,6 +203,9 @@ class Observer(Protocol):
 
     def letter_written(self, reason: str) -> None:
         """A record went to the dead letters."""
+
+    def letters_waiting(self, letters: int) -> None:
+        """So many dead letters could not be written yet; the offsets of their records do not move."""
 
     def command_finished(self, operation: str, outcome: str) -> None:
         """A command has its outcome: ``succeeded``, ``failed``, ``refused``."""

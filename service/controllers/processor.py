@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
 from service.controllers.backlog import Backlog
 from service.controllers.discovery import Discovery
+from service.controllers.in_order import InOrder
 from service.controllers.ledger import Ledger, Place
 from service.controllers.letters import Letters
 from service.controllers.orders import Orders
 from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.permission import Permission
-from service.controllers.ports import Clock, LivePolicy, Observer, WorkConsumer
+from service.controllers.ports import Clock, LivePolicy, Observer, Pulse, WorkConsumer, unwatched
 from service.controllers.sponsors import Sponsors
 from service.controllers.sweep import Sweep
 from service.controllers.task import Task
+from service.controllers.until_stop import run_until
 from service.controllers.worker import Worker
 from service.core import trial, work
-from service.core.errors import EventProcessorError, NotOwner
+from service.core.errors import EventProcessorError, NotOwner, whereabouts
 from service.core.ledger import Dirty
 from service.core.message import UNREADABLE, Received
 from service.core.organizations import UNKNOWN_ORGANIZATION
@@ -35,6 +39,8 @@ DRAIN = 4.0
 WATCH = 5.0
 #: Seconds from one tidying of the ledger to the next.
 TIDY = 600.0
+#: The loops whose beats ``pulse`` gets: taking in, renewing the leases, parking what waits.
+TAKING_IN, LEASES, PARKING = LOOPS = ("work", "leases", "parking")
 _DELETED = "webex.meeting.deleted.v1"
 
 
@@ -59,30 +65,26 @@ class Processor:
         discovery: Discovery,
         observer: Observer,
         now: Clock,
+        pulse: Pulse = unwatched,
         workers: int = 4,
     ) -> None:
         self._consumer, self._ledger, self._ownership = consumer, ledger, ownership
         self._permission, self._policy, self._letters, self._orders = permission, policy, letters, orders
         self._worker, self._organizations, self._sponsors = worker, organizations, sponsors
         self._backlog, self._sweep, self._discovery = backlog, sweep, discovery
-        self._observer, self._now, self._workers = observer, now, workers
+        self._observer, self._now, self._pulse, self._workers = observer, now, pulse, workers
+        self._taken: InOrder[int, Received] = InOrder(self._admit)  # by partition: an order may take its time
         self._log = structlog.get_logger()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then drain, commit and leave. A task that dies takes the others, and us, with it."""
         await self._consumer.start(self)
+        jobs = [self._worker.run() for _ in range(self._workers)]
+        jobs += [self._taken.run(), self._letters.run(), self._worker.park(partial(self._pulse, PARKING))]
+        jobs += [self._watch(), self._tidy(), self._sweep.run(), self._discovery.run()]
+        jobs += [self._ownership.keep(partial(self._pulse, LEASES)), self._organizations.run(), self._sponsors.run()]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                intake = tasks.create_task(self._take_in())
-                jobs = [self._worker.run() for _ in range(self._workers)]
-                jobs += [self._worker.park(), self._watch(), self._tidy(), self._sweep.run(), self._discovery.run()]
-                jobs += [self._ownership.keep(), self._organizations.run(), self._sponsors.run()]
-                others = [tasks.create_task(job) for job in jobs]
-                await stop.wait()
-                intake.cancel()
-                await self._consumer.stop()
-                for task in others:
-                    task.cancel()
+            await run_until(stop, self._take_in(), *jobs, close=self._consumer.stop)
         finally:
             self._backlog.discard(lambda _: True)
             await self._consumer.stop()
@@ -122,6 +124,7 @@ class Processor:
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         """Stop starting, drain what runs, give the partitions up."""
+        self._taken.discard(lambda record: record.partition in partitions)
         self._backlog.queue.discard(lambda key: key[0] in partitions)
         try:
             async with asyncio.timeout(DRAIN):
@@ -132,6 +135,7 @@ class Processor:
             self._log.warning("processor.drain_cut_short", partitions=sorted(partitions))
         finally:
             self._backlog.discard(lambda key: key[0] in partitions)
+            self._letters.forget(partitions)
             for partition in partitions:
                 self._forget(partition)
 
@@ -148,19 +152,27 @@ class Processor:
 
     async def _take_in(self) -> None:
         while True:
+            self._pulse(TAKING_IN)
             for record in await self._consumer.poll():
-                await self._admit(record)
+                self._taken.add(record.partition, record)
             await self._consumer.commit()
             self._observer.queue_depth(len(self._backlog.queue))
 
-    async def _admit(self, record: Received) -> None:
+    async def _admit(self, records: Sequence[Received]) -> int:
+        for record in records:
+            await self._admit_one(record)
+        return len(records)
+
+    async def _admit_one(self, record: Received) -> None:
         try:
             await self._take(record, work.decode(record.value or b""))
         except UNREADABLE:
-            await self._letters.bury(record, "unreadable")
-            self._consumer.finish(record)
+            self._letters.post(record, "unreadable", finish=self._consumer.finish)
         except NotOwner:
             return  # the record went to the next owner
+        except Exception as bug:  # noqa: BLE001 - one record that nobody foresaw must not end the process, again and again
+            self._log.error("work.failed_unexpectedly", error=type(bug).__name__, at=whereabouts(bug), key="")
+            self._letters.post(record, "unexpected", finish=self._consumer.finish)
 
     async def _take(self, record: Received, item: Item) -> None:
         if not self._ledger.owns(record.partition):

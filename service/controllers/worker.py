@@ -107,9 +107,9 @@ class Worker:
         except EventProcessorError as error:
             await self._failed(waiting, error)
         except Exception as bug:  # noqa: BLE001 - one key must not end the process, and come back with the next one
-            await self._surprised(waiting, bug)
+            self._surprised(waiting, bug)
 
-    async def _surprised(self, waiting: Waiting, bug: Exception) -> None:
+    def _surprised(self, waiting: Waiting, bug: Exception) -> None:
         """A bug of ours, or a record that nobody foresaw: its key is tried again ever more rarely, the others go on. What is
         tried in vain for long goes to the dead letters.
         """
@@ -121,8 +121,7 @@ class Worker:
         if waiting.attempts >= SURPRISES:
             records = [record for record, _ in waiting.commands[:1]] or [record for _, record in waiting.hints]
             for record in records:
-                await self._letters.bury(record, "unexpected", attempts=waiting.attempts)
-                self._consumer.finish(record)
+                self._letters.post(record, "unexpected", attempts=waiting.attempts, finish=self._consumer.finish)
             if waiting.commands:
                 waiting.commands.pop(0)
             else:
@@ -233,8 +232,15 @@ class Worker:
         if isinstance(error, WebexNotFound):
             await self._series.missing(waiting.task, deleted=waiting.deleted)
         else:
-            for _, record in waiting.hints:
-                await self._letters.bury(record, type(error).__name__, error=error, attempts=waiting.attempts)
+            refused, waiting.hints = waiting.hints, []
+            for _, record in refused:
+                self._letters.post(
+                    record,
+                    type(error).__name__,
+                    error=error,
+                    attempts=waiting.attempts,
+                    finish=self._consumer.finish,
+                )
         await self._settle(waiting)
 
     def _delay(self, waiting: Waiting, error: EventProcessorError) -> float | None:
@@ -265,9 +271,10 @@ class Worker:
 
     # --- parking --------------------------------------------------------------------------------------------------
 
-    async def park(self) -> None:
+    async def park(self, beat: Callable[[], None] = lambda: None) -> None:
         """Hints that waited for a minute are remembered in the ledger instead, so that their partition moves on; for ever."""
         while True:
+            beat()
             await asyncio.sleep(PARKED / 12)
             old = time.monotonic() - PARKED
             for waiting in self._backlog:

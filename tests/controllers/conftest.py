@@ -48,7 +48,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(reader=JournalReader(self.journal), publisher=self.publisher)
-        self.ownership = Ownership(self.ledger, instance=self.instance, now=self.clock)
+        self.ownership = Ownership(self.ledger, instance=self.instance, unconfirmed=lambda: 0.0, now=self.clock)
         self.permission = Permission(ledger=self.ledger, ownership=self.ownership, policy=lambda: self.policy)
         self.tenants = self.tenants or {"default": FakeTenant(self.webex)}
         self.controller = RegistrantsController(

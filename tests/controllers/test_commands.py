@@ -22,6 +22,7 @@ from service.controllers import guests
 from service.controllers.commands import Again, CommandsController, Done
 from service.controllers.intake import Intake
 from service.controllers.ledger import Ledger, Place
+from service.controllers.letters import Letters
 from service.controllers.ownership import Ownership
 from service.controllers.permission import Permission
 from service.controllers.sponsors import Sponsors
@@ -83,7 +84,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.publisher = PickyPublisher(JournalPublisher(self.journal), lambda _: False)
         self.ledger = Ledger(reader=JournalReader(self.journal), publisher=self.publisher)
-        ownership = Ownership(self.ledger, instance="one", now=self.clock)
+        ownership = Ownership(self.ledger, instance="one", unconfirmed=lambda: 0.0, now=self.clock)
         self.tenants = self.tenants or {key: _tenant(client) for key, client in self.clients.items()}
         permission = Permission(ledger=self.ledger, ownership=ownership, policy=lambda: self.policy)
         self.sponsors = Sponsors(
@@ -142,8 +143,7 @@ class Bench:
             allow=self.allowed,
             organizations=self.organizations,
             now=self.clock,
-            receiver="test",
-            observer=self.observer,
+            letters=Letters(publisher=self.publisher, observer=self.observer, receiver="test", now=self.clock),
         )
         stop = asyncio.Event()
         running_ = asyncio.create_task(intake.run(stop))
@@ -1112,6 +1112,45 @@ async def test_while_the_bus_takes_nothing_nothing_is_finished(bench: Bench) -> 
 
     assert positions == [0, 0, 0]
     assert len(await bench.commands()) == 1
+
+
+async def test_what_cannot_be_handed_over_holds_up_its_own_organisation_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each organisation has a partition of ``work`` of its own; its commands keep their order."""
+    monkeypatch.setattr("service.controllers.intake.AGAIN", 0.02)
+    bench.organizations = Organizations(known=(Organization("one", name="one"), Organization("two", name="two")))
+    stuck = True
+    bench.publisher.refuse = lambda message: stuck and message.key == "one"
+    scene = await bench.scene("meetings.get")
+
+    def sent(id_: str, organization: str) -> dict[str, Any]:
+        return {**scene, "id": id_, "data": {**scene["data"], "organization": organization}}
+
+    await bench.send(sent("1", "one"), sent("2", "two"), sent("3", "one"), sent("4", "two"))
+    taking_in = asyncio.create_task(bench.take_in())
+    async with asyncio.timeout(8):
+        while [one.id for one in await bench.commands()] != ["2", "4"]:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert await bench.journal.committed("processors-commands", "commands") == 0
+        stuck = False
+        await taking_in
+    assert [one.id for one in await bench.commands()] == ["2", "4", "1", "3"]
+
+
+async def test_a_bug_in_checking_a_command_stops_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else that record would end every process that meets it, one after another."""
+    usual = commands.take_in
+
+    def take_in(event: Any, **others: Any) -> Command:
+        return usual({**event, "id": 1 / (event["id"] != "poison") and event["id"]}, **others)
+
+    monkeypatch.setattr(commands, "take_in", take_in)
+    sent = await bench.scene("meetings.get")
+    await bench.send({**sent, "id": "poison"}, sent)
+    await bench.take_in()
+    assert [one.id for one in await bench.commands()] == [sent["id"]]
+    assert bench.observer.letters == ["unexpected"]
 
 
 async def test_a_command_too_large_for_work(bench: Bench) -> None:

@@ -99,7 +99,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(reader=JournalReader(self.journal), publisher=self.publisher)
-        ownership = Ownership(self.ledger, instance="one", now=self.clock)
+        ownership = Ownership(self.ledger, instance="one", unconfirmed=lambda: 0.0, now=self.clock)
         self.controller = MeetingsController(
             webex=lambda task: self.webex,
             ledger=self.ledger,

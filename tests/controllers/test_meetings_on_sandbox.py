@@ -70,7 +70,7 @@ class Site:
     async def started(self) -> None:
         """A process of its own, its ledger restored."""
         ledger = Ledger(reader=JournalReader(self.journal), publisher=JournalPublisher(self.journal))
-        ownership = Ownership(ledger, instance="one", now=self.clock)
+        ownership = Ownership(ledger, instance="one", unconfirmed=lambda: 0.0, now=self.clock)
         await ledger.restore(0)
         self.place = ledger.place("default", 0)
         self.controller = MeetingsController(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalPublisher, JournalReader
 from service.controllers.ledger import Ledger, Place
-from service.controllers.ownership import DOUBT, FRESH, LEASE, RENEWAL, Ownership
+from service.controllers.ownership import COUNTED_IN, DOUBT, FRESH, LEASE, RENEWAL, Ownership
 from service.core.errors import NotOwner
 from service.core.ledger import Entry, Fact, Owner
-from tests.fakes import PickyPublisher
+from service.core.message import Message
+from tests.fakes import EmptyReader, PickyPublisher, RecordingPublisher
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = LEASE.total_seconds()
@@ -41,8 +44,14 @@ class Process:
         self.time = time
         self.slept: list[float] = []
         self.asleep: list[Entry] = []
+        self.deaf_since: float | None = None  # when the group answered last
         self.ownership = Ownership(
-            self.ledger, instance=instance, now=time.now, monotonic=lambda: time.seconds, sleep=self.sleep
+            self.ledger,
+            instance=instance,
+            unconfirmed=lambda: 0.0 if self.deaf_since is None else time.seconds - self.deaf_since,
+            now=time.now,
+            monotonic=lambda: time.seconds,
+            sleep=self.sleep,
         )
 
     async def assigned(self, organization: str = "default") -> Place:
@@ -278,3 +287,84 @@ async def test_a_renewal_that_is_not_acked_is_none(journal: Journal, time: Time)
         await one.ownership.writable(place)
     one.publisher.refuse = lambda _: False
     await one.ownership.writable(place)
+
+
+# --- a member that the group does not hear any more ---------------------------------------------------------------------
+
+
+async def test_no_lease_without_the_group(journal: Journal, time: Time) -> None:
+    """Whoever the group does not count in renews nothing, prepares nothing, and says so once."""
+    one = Process(journal, time, "one")
+    place = await one.assigned()
+    one.deaf_since = -COUNTED_IN
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(NotOwner):
+                await one.ownership.writable(place)
+        await one.keeps(20)
+    assert await owners(journal) == []
+    assert [line["reason"] for line in logs if line["event"] == "ownership.not_renewed"] == [
+        "the group does not answer"
+    ]
+    one.deaf_since = time.seconds - 3
+    await one.ownership.writable(place)
+
+
+async def test_a_member_that_is_cut_off_has_stopped_when_its_partitions_go_to_another_one(
+    journal: Journal, time: Time
+) -> None:
+    """The ledger can still be written, the group does not answer: the last write begins before the session (18 s) is over,
+    and the next owner does not wait for ever.
+    """
+    session = 18.0
+    cut_off, successor = Process(journal, time, "cut off"), Process(journal, time, "successor")
+    place = await cut_off.assigned()
+    cut_off.deaf_since, last_write = 0.0, float("-inf")
+    keeping = asyncio.create_task(cut_off.ownership.keep())
+    while time.seconds < session:
+        try:
+            cut_off.ownership.check(place)
+            last_write = time.seconds
+        except NotOwner:
+            pass
+        await asyncio.sleep(0.001)  # a second passes
+    assert RENEWAL <= last_write < session
+    assert session > COUNTED_IN + FRESH
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+    await successor.writes(await successor.assigned())
+    written = await owners(journal)
+    assert len(successor.slept) == 1
+    assert [owner.instance for owner in written[-2:]] == ["cut off", "successor"]
+    assert written[-2].at < START + timedelta(seconds=COUNTED_IN)
+
+
+class Stuck(RecordingPublisher):
+    """Never gets an answer about one partition's lease."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        if any(message.key == "owner/0" for message in messages):
+            await asyncio.Event().wait()
+        await super().publish(messages)
+
+
+async def test_a_lease_that_cannot_be_written_keeps_no_other_from_being_renewed(time: Time) -> None:
+    """Each partition of the ledger has a leader of its own."""
+    publisher = Stuck()
+    ledger = Ledger(reader=EmptyReader(), publisher=publisher)
+    ownership = Ownership(
+        ledger, instance="one", unconfirmed=lambda: 0.0, now=time.now, monotonic=lambda: 0.0, sleep=asyncio.sleep
+    )
+    for partition in (0, 1):
+        await ledger.restore(partition)
+        ownership.take(ledger.place("", partition))
+    keeping = asyncio.create_task(ownership.keep())
+    async with asyncio.timeout(5):
+        while not publisher.batches:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    ownership.check(ledger.place("", 1))
+    with pytest.raises(NotOwner):
+        ownership.check(ledger.place("", 0))

@@ -25,7 +25,7 @@ class Gate:
 
     def __init__(self, journal: Journal) -> None:
         self.ledger = Ledger(reader=JournalReader(journal), publisher=JournalPublisher(journal))
-        self.ownership = Ownership(self.ledger, instance="one", now=lambda: NOW)
+        self.ownership = Ownership(self.ledger, instance="one", unconfirmed=lambda: 0.0, now=lambda: NOW)
         self.policy = OPEN
         self.permission = Permission(ledger=self.ledger, ownership=self.ownership, policy=lambda: self.policy)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Literal
@@ -15,6 +16,7 @@ from msgspec import structs
 from service.bus.journal import Journal
 from service.controllers.commands import Done
 from service.controllers.ledger import Place
+from service.controllers.processor import LOOPS, TAKING_IN
 from service.core import event, work
 from service.core.errors import WebexError, WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
 from service.core.ledger import Dirty, Entry, Fact
@@ -334,6 +336,103 @@ async def test_a_record_that_is_no_hint_goes_to_the_dead_letters(desk: Desk) -> 
     letter = event.decode(stored.message.value or b"").data
     assert (letter["topic"], letter["partition"], letter["offset"], letter["reason"]) == ("work", 0, 0, "unreadable")
     assert await committed(desk.journal) == 2
+
+
+async def test_poison_that_cannot_be_buried_holds_up_nobody_else(desk: Desk) -> None:
+    """C6: its offset does not move, what comes behind it is done, and when the letter can be written all is committed."""
+    desk.publisher.refuse = lambda message: message.topic == "dead-letters"
+    poison = Message(topic="work", key="default", value=b"\xff not a hint", partition_by="default")
+    await desk.publisher.publish([poison, hint(), poison, order("pause"), order("resume"), hint(OTHER)])
+    async with running(desk):
+        await until(lambda: desk.observer.looks.count("finished") >= 2)
+        assert desk.webex.people["partner"].status == "approved"
+        await asyncio.sleep(1.2)
+        assert await committed(desk.journal) == 0
+        assert desk.observer.waiting_letters[-1] == 2
+        desk.publisher.refuse = lambda _: False
+        await until(lambda: desk.observer.letters == ["unreadable"] * 2, within=15)
+    assert await committed(desk.journal) == 6
+    assert len(await desk.journal.read("dead-letters", 0, 10)) == 2
+
+
+async def test_work_that_is_refused_for_good_does_not_wait_for_its_letter(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C6 again, where a worker writes the letter: there are two workers here, and four such keys."""
+    monkeypatch.setattr("service.controllers.worker.SURPRISES", 1)
+    desk.publisher.refuse = lambda message: message.topic == "dead-letters"
+    usual = desk.webex.get_meeting
+
+    async def get_meeting(meeting_id: str, *, host_email: str = "") -> Meeting:
+        if meeting_id == SERIES:
+            return await usual(meeting_id)
+        raise (ZeroDivisionError if meeting_id < "9" else WebexRejected("no", status=400))
+
+    monkeypatch.setattr(desk.webex, "get_meeting", get_meeting)
+    await desk.publisher.publish([*(hint(digit * 32) for digit in "78ab"), hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+        await until(lambda: desk.observer.waiting_letters[-1:] == [4], within=15)
+        assert await committed(desk.journal) == 0
+        desk.publisher.refuse = lambda _: False
+        await until(lambda: len(desk.observer.letters) == 4, within=15)
+    assert sorted(desk.observer.letters) == ["WebexRejected", "WebexRejected", "unexpected", "unexpected"]
+    assert await committed(desk.journal) == 5
+
+
+async def test_a_bug_in_taking_in_a_record_stops_nobody(desk: Desk) -> None:
+    """Else that record would end every process that meets it, one after another."""
+    working = processor(desk)
+    working._take_hint = lambda record, hint: 1 / (hint.series != OTHER)  # type: ignore[method-assign,assignment]
+    stop = asyncio.Event()
+    await desk.publisher.publish([hint(OTHER), order("pause")])
+    task = asyncio.create_task(working.run(stop))
+    await until(lambda: desk.observer.letters == ["unexpected"])
+    stop.set()
+    await task
+    assert await committed(desk.journal) == 2
+
+
+async def test_what_waits_behind_a_command_that_fails_keeps_its_order(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C7: later commands of the same meeting come after it, those of others do not wait."""
+    monkeypatch.setattr("service.controllers.worker.backoff", lambda *_, **__: 0.05)
+    carried_out: list[tuple[str, str]] = []
+
+    async def execute(place: Place, command: work.Command, attempts: int) -> Done:
+        if command.id == "c-1" and attempts < 3:
+            raise WebexUnavailable("down", status=503)
+        carried_out.append((command.series[:1], command.id))
+        return Done()
+
+    working = processor(desk)
+    working._worker._commands.execute = execute  # type: ignore[method-assign]
+    first = [work.to_message(command(f"c-{n}")) for n in (1, 2)]
+    others = [work.to_message(structs.replace(command(f"o-{n}"), series="7" * 32)) for n in (1, 2)]
+    stop = asyncio.Event()
+    task = asyncio.create_task(working.run(stop))
+    await desk.publisher.publish([*first, *others])
+    await until(lambda: len(carried_out) == 2)
+    await desk.publisher.publish([work.to_message(command("c-3"))])
+    await until(lambda: len(carried_out) == 5)
+    stop.set()
+    await task
+    assert carried_out[:2] == [("7", "o-1"), ("7", "o-2")]
+    assert [id_ for series, id_ in carried_out if series == "5"] == ["c-1", "c-2", "c-3"]
+
+
+async def test_its_loops_beat(desk: Desk) -> None:
+    """So that whoever looks from outside sees one that hangs."""
+    beats: Counter[str] = Counter()
+    stop = asyncio.Event()
+    working = processor(desk)
+    working._pulse = lambda name: beats.update([name])
+    task = asyncio.create_task(working.run(stop))
+    await until(lambda: all(beats[name] for name in LOOPS) and beats[TAKING_IN] >= 2)
+    stop.set()
+    await task
+    assert set(beats) == set(LOOPS)
 
 
 async def test_the_sweep_finds_those_for_whom_no_webhook_came(desk: Desk) -> None:

@@ -413,7 +413,9 @@ async def test_nothing_is_written_for_a_partition_that_was_given_up(desk: Desk) 
 async def test_a_process_that_stood_still_writes_nothing_until_it_has_heard_of_its_partitions(desk: Desk) -> None:
     """After a freeze longer than the lease there is a pause, and a partition that is gone by then is not written for."""
     moment, place = [0.0], desk.place
-    ownership = Ownership(desk.ledger, instance="one", now=desk.clock, monotonic=lambda: moment[0])
+    ownership = Ownership(
+        desk.ledger, instance="one", unconfirmed=lambda: 0.0, now=desk.clock, monotonic=lambda: moment[0]
+    )
     await ownership.writable(place)
     moment[0] = 40.0
     waiting = asyncio.create_task(ownership.writable(place))
@@ -432,7 +434,9 @@ async def test_a_process_that_stood_still_writes_nothing_until_it_has_heard_of_i
 async def test_a_lease_that_ran_out_between_intent_and_call_stops_the_call(desk: Desk) -> None:
     """Whoever stood still after the intent was stored does not ask Webex."""
     moment = [0.0]
-    ownership = Ownership(desk.ledger, instance="one", now=desk.clock, monotonic=lambda: moment[0])
+    ownership = Ownership(
+        desk.ledger, instance="one", unconfirmed=lambda: 0.0, now=desk.clock, monotonic=lambda: moment[0]
+    )
     desk.controller = RegistrantsController(
         webex=lambda _: desk.webex,
         ledger=desk.ledger,

@@ -365,7 +365,9 @@ async def test_the_gap_is_seen_by_the_next_process(journal: Journal) -> None:
     publisher = JournalPublisher(journal)
     before = Ledger(reader=JournalReader(journal), publisher=publisher)
     await before.restore(0)
-    await Ownership(before, instance="before", now=lambda: START).writable(before.place("default", 0))
+    await Ownership(before, instance="before", unconfirmed=lambda: 0.0, now=lambda: START).writable(
+        before.place("default", 0)
+    )
     meeting = KnownMeeting(organization="default", full=START)
     await before.record(before.place("default", 0), [Entry(kind="meeting", subject=named(1), value=meeting)])
 
