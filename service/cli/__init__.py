@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 from service.cli.commands import app
 
 
 def main() -> None:
     """``webex-events``."""
+    _no_core_dumps()
     app(prog_name="webex-events")
+
+
+def _no_core_dumps() -> None:
+    """Secrets are in this process' memory: what is left of it when it crashes must not be written anywhere."""
+    if sys.platform == "win32":
+        return
+    import resource  # not on Windows
+
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

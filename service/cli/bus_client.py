@@ -26,7 +26,7 @@ from service.bus.kafka_connection import Connection
 from service.bus.publisher import KafkaFirstPublisher
 from service.bus.topics import Admin
 from service.cli.announcement import Announcement, read_announcement, withdrawn
-from service.cli.buses import WRITE_DEADLINE
+from service.cli.buses import WRITE_DEADLINE, open_journal
 from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.kafka_connection import kafka_connection
 from service.core.errors import (
@@ -89,7 +89,7 @@ async def opened_bus_client(settings: Settings, *, create: bool = True) -> Async
     if not create and not has_bus(settings):
         raise SettingsError((Problem(f"there is no journal in {folder}; WEBEX_EVENTS_JOURNAL__PATH names its folder"),))
     try:
-        journal = await Journal.open(folder)
+        journal = await open_journal(settings)
     except JournalError as error:
         async with _listener(read_announcement(folder), error) as listener:
             yield listener
@@ -193,7 +193,7 @@ class _KafkaClient:
 
 class _JournalClient:
     def __init__(self, journal: Journal) -> None:
-        self._reader, self._publisher = JournalReader(journal), JournalPublisher(journal)
+        self._reader, self._publisher = JournalReader(journal), JournalPublisher(journal, essential=True)
 
     async def partitions(self, topic: str) -> Sequence[int]:  # noqa: ARG002 - they all have the one
         return (PARTITION,)

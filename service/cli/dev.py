@@ -14,19 +14,21 @@ from pathlib import Path
 import structlog
 import typer
 
-from service.bus.journal import Journal
-from service.cli.buses import embedded_bus
+from service.cli.buses import opened_bus
+from service.cli.health import Health
 from service.cli.policy_file import LivePolicy
 from service.cli.processing import processing
 from service.cli.roles import private_listener, public_listener
 from service.cli.sandbox import simulated_webex
 from service.cli.secret_files import LiveSecrets, read_secret
-from service.cli.serving import Stop, beside
+from service.cli.serving import beside
+from service.cli.shutdown import Stop, unless_stopped
 from service.cli.trigger import TRIGGERED
 from service.core.organizations import ONLY_ORGANIZATION
 from service.sandbox.world import World
 from service.settings import Settings, Webex
 from service.telemetry.metrics import Metrics
+from service.telemetry.progress import Progress
 from service.webex.tokens import StaticToken
 
 #: In `dev` the sweep comes round quickly (s), unless the settings say otherwise: people should see something happen.
@@ -43,24 +45,36 @@ async def run_dev(settings: Settings, stop: Stop) -> None:
     metrics = Metrics()
     policy = LivePolicy(settings.policy.file or demo_policy())
     async with contextlib.AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        journal = await enter(await Journal.open(settings.journal.path))
-        bus = await enter(embedded_bus(settings, journal, stop=stop))
-        live = _live_secrets(settings)
-        webex = await enter(simulated_webex(settings, token=None, stop=stop))
-        api = f"{webex.address}/v1"
-        settings = _for_dev(settings, webex=api)
-        await enter(processing(settings, bus, metrics, policy, {ONLY_ORGANIZATION: StaticToken(_TOKEN)}, stop=stop))
-        private = await enter(private_listener(settings, bus, metrics, ready=bus.can_store))
-        await enter(beside(live.watch(), stop=stop))
-        public = await enter(public_listener(settings, bus, metrics, live))
-        webhook = f"{public}/webhooks/webex"
-        await enter(webex.delivering(webhook, live()[0]))
-        await enter(webex.living())
-        meeting = await _first_meeting(webex.world)
-        _tell(settings, {"webhook": webhook, "webex": api, "metrics": f"{private}/metrics"}, meeting)
+        async with unless_stopped(stop):
+            await _start(settings, metrics, policy, stack, stop)
         await stop.wait()
         structlog.get_logger().info("dev.stopping")
+
+
+async def _start(
+    settings: Settings, metrics: Metrics, policy: LivePolicy, stack: contextlib.AsyncExitStack, stop: Stop
+) -> None:
+    """Everything, one after the other; ``stack`` ends it the other way round."""
+    enter = stack.enter_async_context
+    bus = await enter(opened_bus(settings, stop=stop, spool=False))
+    live = _live_secrets(settings)
+    webex = await enter(simulated_webex(settings, token=None, stop=stop))
+    api = f"{webex.address}/v1"
+    settings = _for_dev(settings, webex=api)
+    progress = Progress()
+    metrics.watch_loops(progress.ages)
+    health = Health(stop=stop, progress=progress, unready=bus.unready, stuck=bus.stuck)
+    private = await enter(private_listener(settings, bus, metrics, health, stop=stop))
+    found = {ONLY_ORGANIZATION: StaticToken(_TOKEN)}
+    await enter(processing(settings, bus, metrics, policy, found, progress, stop=stop))
+    await enter(beside(live.watch(), stop=stop))
+    public = await enter(public_listener(settings, bus, metrics, live, stop=stop))
+    webhook = f"{public}/webhooks/webex"
+    await enter(webex.delivering(webhook, live()[0]))
+    await enter(webex.living())
+    health.started = True
+    meeting = await _first_meeting(webex.world)
+    _tell(settings, {"webhook": webhook, "webex": api, "metrics": f"{private}/metrics"}, meeting)
 
 
 def _for_dev(settings: Settings, *, webex: str) -> Settings:

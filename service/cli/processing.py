@@ -12,15 +12,17 @@ from datetime import timedelta
 
 import structlog
 
-from service.bus.protocols import Consumer
 from service.cli.buses import Bus
 from service.cli.clock import utc_now
 from service.cli.credentials import tenants
+from service.cli.followed import FollowedConsumer
 from service.cli.policy_file import LivePolicy
-from service.cli.serving import Stop, beside, running
+from service.cli.serving import beside, running
+from service.cli.shutdown import CALLS, PROCESSING, Step, Stop
 from service.controllers.backlog import Backlog
 from service.controllers.commands import CommandsController
 from service.controllers.discovery import Discovery
+from service.controllers.intake import LOOP as TAKING_IN_COMMANDS
 from service.controllers.intake import Intake
 from service.controllers.ledger import Ledger
 from service.controllers.letters import Letters
@@ -29,7 +31,7 @@ from service.controllers.orders import Orders
 from service.controllers.organizations import OrganizationsController
 from service.controllers.ownership import Ownership
 from service.controllers.permission import Permission
-from service.controllers.processor import Processor
+from service.controllers.processor import LOOPS, Processor
 from service.controllers.registrants import RegistrantsController
 from service.controllers.series import SeriesController
 from service.controllers.sponsors import Sponsors
@@ -39,6 +41,7 @@ from service.controllers.worker import Worker
 from service.core.commands import Allowed
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.progress import Progress
 from service.webex.api import WebexApi
 from service.webex.client import Wiring
 from service.webex.commanding import Catalogue
@@ -52,7 +55,14 @@ WORK, COMMANDS = "work", "commands"
 
 @contextlib.asynccontextmanager
 async def processing(
-    settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolicy, found: Mapping[str, Credential], *, stop: Stop
+    settings: Settings,
+    bus: Bus,
+    metrics: Metrics,
+    policy: LivePolicy,
+    found: Mapping[str, Credential],
+    progress: Progress,
+    *,
+    stop: Stop,
 ) -> AsyncIterator[None]:
     """The processor at work, with a credential for each organisation; when it ends by itself, ``stop`` is set and its error
     is raised at the end.
@@ -61,14 +71,16 @@ async def processing(
         traceparent=lambda: structlog.contextvars.get_contextvars().get("traceparent"),
         observe=metrics.webex_called,
     )
-    async with tenants(settings, found, wiring) as opened:
+    async with Step("calls", tenants(settings, found, wiring), limit=CALLS, stop=stop) as opened:
         for key, tenant in opened.items():
             _watch_budget(metrics, key, tenant.client.budget)
-        plan = _Plan(settings, bus, metrics, policy, opened)
+        plan = _Plan(settings, bus, metrics, policy, opened, progress)
+        for loop in (*LOOPS, TAKING_IN_COMMANDS):
+            progress.watch(loop, should=bus.healthy)  # without its bus it waits, and would wait after a restart
         async with (
             beside(policy.watch(), stop=stop),
-            running(plan.intake().run(stop), stop=stop),
-            running(plan.processor().run(stop), stop=stop),
+            Step("commands", running(plan.intake().run(stop), stop=stop), limit=PROCESSING, stop=stop),
+            Step("work", running(plan.processor().run(stop), stop=stop), limit=PROCESSING, stop=stop),
         ):
             yield
 
@@ -97,7 +109,7 @@ def _listed(words: str) -> tuple[str, ...]:
 class _Shared:
     """What nearly every collaborator needs; there is one of each."""
 
-    consumer: Consumer
+    consumer: FollowedConsumer
     instance: str
     backlog: Backlog
     ledger: Ledger
@@ -110,23 +122,38 @@ class _Plan:
     """How the processor is put together."""
 
     def __init__(
-        self, settings: Settings, bus: Bus, metrics: Metrics, policy: LivePolicy, opened: Mapping[str, Tenant]
+        self,
+        settings: Settings,
+        bus: Bus,
+        metrics: Metrics,
+        policy: LivePolicy,
+        opened: Mapping[str, Tenant],
+        progress: Progress,
     ) -> None:
         self._settings, self._bus, self._metrics, self._policy, self._opened = settings, bus, metrics, policy, opened
+        self._progress = progress
         self._instance = _instance(settings)
 
     def intake(self) -> Intake:
         """What takes commands in."""
         return Intake(
-            consumer=self._bus.consumer(COMMANDS, f"{self._settings.kafka.group}-commands"),
+            consumer=self._consumer(COMMANDS, f"{self._settings.kafka.group}-commands"),
             publisher=self._bus.publisher,
             catalogue=Catalogue(),
             allow=self._allowed(),
             organizations=self._settings.webex.known,
             now=utc_now,
-            receiver=self._instance,
-            observer=self._metrics,
+            letters=self._letters(),
+            pulse=self._progress.beat,
         )
+
+    def _consumer(self, topic: str, group: str) -> FollowedConsumer:
+        consumer = FollowedConsumer(self._bus.consumer(topic, group))
+        self._metrics.watch_consumer(topic, consumer)
+        return consumer
+
+    def _letters(self) -> Letters:
+        return Letters(publisher=self._bus.publisher, observer=self._metrics, receiver=self._instance, now=utc_now)
 
     def _allowed(self) -> Allowed:
         commands = self._settings.commands
@@ -160,21 +187,21 @@ class _Plan:
             discovery=self._discovery(shared, organizations),
             observer=self._metrics,
             now=utc_now,
+            pulse=self._progress.beat,
         )
 
     def _shared(self) -> _Shared:
         ledger = Ledger(reader=self._bus.reader, publisher=self._bus.publisher, atomic=self._settings.bus == "journal")
-        ownership = Ownership(ledger, instance=self._instance, now=utc_now)
+        consumer = self._consumer(WORK, self._settings.kafka.group)
+        ownership = Ownership(ledger, instance=self._instance, unconfirmed=consumer.unconfirmed, now=utc_now)
         return _Shared(
-            consumer=self._bus.consumer(WORK, self._settings.kafka.group),
+            consumer=consumer,
             instance=self._instance,
             backlog=Backlog(),
             ledger=ledger,
             ownership=ownership,
             permission=Permission(ledger=ledger, ownership=ownership, policy=self._policy),
-            letters=Letters(
-                publisher=self._bus.publisher, observer=self._metrics, receiver=self._instance, now=utc_now
-            ),
+            letters=self._letters(),
         )
 
     def _worker(

@@ -14,7 +14,8 @@ import structlog
 
 from service.cli.clock import utc_now
 from service.cli.secret_files import read_secrets
-from service.cli.serving import Stop, beside, bound, serving, url_of
+from service.cli.serving import beside, bound, serving, url_of
+from service.cli.shutdown import REQUESTS, Step, Stop
 from service.core.errors import Problem, SettingsError
 from service.sandbox.app import create_app
 from service.sandbox.deliveries import Deliveries
@@ -45,6 +46,7 @@ async def serve_sandbox(settings: Settings, stop: Stop, *, target: str | None) -
         await stack.enter_async_context(webex.living())
         structlog.get_logger().info("sandbox.started", webex=f"{webex.address}/v1", webhooks_to=target)
         await stop.wait()
+        structlog.get_logger().info("sandbox.stopping")
 
 
 def _signing_secret(settings: Settings) -> bytes:
@@ -61,7 +63,8 @@ async def simulated_webex(settings: Settings, *, token: str | None, stop: Stop) 
         contextlib.closing(_open(settings.journal.path)) as world,
         bound(sandbox.host, sandbox.port, setting="WEBEX_EVENTS_SANDBOX__PORT") as listener,
     ):
-        async with serving(create_app(world, token=token), listener):
+        app = create_app(world, token=token)
+        async with Step("sandbox", serving(app, listener, stop=stop), limit=REQUESTS, stop=stop):
             yield SimulatedWebex(
                 world=world,
                 address=url_of(listener),

@@ -1,21 +1,21 @@
-"""Listeners, signals and the life of a process: everything ends in order, within its time."""
+"""Listeners, and work beside them: what ends by itself ends the process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 import uvicorn
 
+from service.cli.shutdown import Stop, name_of
 from service.core.errors import Problem, SettingsError
 
-#: After SIGTERM: requests under way may take so long (s) to end.
-DRAIN = 15
+#: At the end: requests under way may take so long (s) to end; a second later their step of the shutdown is over.
+DRAIN = 14
 
 
 class _Server(uvicorn.Server):
@@ -56,8 +56,14 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Callable[..., Awaitable[None]], listener: socket.socket) -> AsyncIterator[None]:
-    """Serve an ASGI app on ``listener`` inside the block; requests under way at its end have 15 s."""
+async def serving(
+    app: Callable[..., Awaitable[None]], listener: socket.socket, *, stop: Stop, drain: int = DRAIN
+) -> AsyncIterator[None]:
+    """Serve an ASGI app on ``listener`` inside the block; requests under way at its end have ``drain`` seconds.
+
+    At the end nobody listens any more; connections without a request are closed at once, the others with their answer. When
+    the server ends by itself, ``stop`` is set, and the end of the block raises.
+    """
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -65,47 +71,34 @@ async def serving(app: Callable[..., Awaitable[None]], listener: socket.socket) 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=DRAIN,
+        timeout_graceful_shutdown=drain,
         timeout_keep_alive=75,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+    task, ended = asyncio.create_task(server.serve(sockets=[listener]), name="listener"), _setting(stop)
+    task.add_done_callback(ended)
     try:
         while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         yield
     finally:
-        server.should_exit = True
-        await task
+        died, server.should_exit = task.done(), True
+        task.remove_done_callback(ended)
+        await asyncio.wait({task})
+        if died and (task.cancelled() or task.exception() is None):
+            raise RuntimeError("the listener ended by itself")
+        task.result()
 
 
-Stop = asyncio.Event
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[Stop]:
-    """An event that SIGINT and SIGTERM set; a second SIGINT ends the process as usual."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def ask_to_stop(number: signal.Signals) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    for number in handled:
-        loop.add_signal_handler(number, ask_to_stop, number)
-    try:
-        yield stop
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
+def _setting(stop: Stop) -> Callable[[object], None]:
+    return lambda _: stop.set()
 
 
 @contextlib.asynccontextmanager
 async def running(work: Awaitable[Any], *, stop: Stop) -> AsyncIterator[asyncio.Task[Any]]:
     """Run ``work`` beside the block; when it ends by itself, ``stop`` is set, and its error is raised at the end."""
     task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda _: stop.set())
+    task.add_done_callback(_setting(stop))
     try:
         yield task
     finally:
@@ -114,13 +107,20 @@ async def running(work: Awaitable[Any], *, stop: Stop) -> AsyncIterator[asyncio.
 
 
 @contextlib.asynccontextmanager
-async def beside(work: Awaitable[Any], *, stop: Stop) -> AsyncIterator[None]:
-    """As :func:`running`, for work that never ends by itself: it is cancelled at the end of the block."""
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda _: stop.set())
+async def beside(work: Coroutine[Any, Any, None], *, stop: Stop) -> AsyncIterator[None]:
+    """As :func:`running`, for work that never ends by itself: it is cancelled at the end of the block.
+
+    Where it has ended all the same, even without an error, the end of the block raises.
+    """
+    task, ended = asyncio.ensure_future(work), _setting(stop)
+    task.add_done_callback(ended)
     try:
         yield
     finally:
+        died = task.done()
+        task.remove_done_callback(ended)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        if died:
+            raise RuntimeError(f"{name_of(work)} has ended, and must not")

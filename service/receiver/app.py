@@ -47,6 +47,9 @@ class Observer(Protocol):
     def webhook_answered(self, status: int) -> None:
         """A request got this answer."""
 
+    def webhook_refused(self, reason: str) -> None:
+        """A request to the one route was refused for this reason: ``badSignature``, ``cannotStore``, ``overloaded`` …"""
+
     def event_published(self, topic: str, seconds: float) -> None:
         """An event became durable, so long after its signature was verified."""
 
@@ -71,6 +74,14 @@ class InternalError(RequestRefused):
 
     http_status = 500
     title = "Something is wrong on this side"
+
+
+class StoreTooSlow(CannotStore):
+    """The publisher broke its promise to answer in time. It may have been stored all the same; a repeat has the same id."""
+
+
+class StoreFailed(CannotStore):
+    """A bug of ours, met after the signature was verified."""
 
 
 def create_app(
@@ -156,9 +167,8 @@ class _Store:
         try:
             async with asyncio.timeout(self._limits.publish_seconds):
                 await self._publisher.publish(messages)
-        except TimeoutError:
-            # It may have been stored all the same; a repeat has the same id.
-            raise CannotStore from None
+        except (TimeoutError, asyncio.CancelledError):  # cancelled: the process ends, and waits no longer
+            raise StoreTooSlow from None
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -189,6 +199,7 @@ class _Webhook:
             return
         except RequestRefused as refusal:
             response = answers.refused(refusal)
+            self._observe.webhook_refused(_code(refusal))
             self._log.warning("webhook.refused", status=refusal.http_status, reason=_code(refusal))
         else:
             response = answers.stored()
@@ -199,7 +210,7 @@ class _Webhook:
         with self._bugs_as(InternalError):
             body, secret = await self._intake.verified(headers, receive)
         # After a good signature there is only 2xx or 503: Webex gives up on a webhook that gets too many others.
-        with self._bugs_as(CannotStore):
+        with self._bugs_as(StoreFailed):
             accepted = await self._store.store(body, headers)
             self._log.info(
                 "webhook.accepted",

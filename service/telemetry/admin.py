@@ -17,17 +17,19 @@ from service.telemetry.metrics import Metrics
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(
-    *, live: Callable[[], bool], ready: Callable[[], bool], metrics: Metrics, more: Sequence[Route] = ()
-) -> Starlette:
+#: Asked at every probe: None where all is well, else a sentence that says what is not, and what to do.
+Check = Callable[[], str | None]
+
+
+def create_app(*, stuck: Check, unready: Check, metrics: Metrics, more: Sequence[Route] = ()) -> Starlette:
     """The application behind the private listener: ``/livez``, ``/readyz``, ``/metrics``, and ``more``.
 
-    ``live`` is false only where a restart would help; ``ready`` is about being able to accept, not about Kafka.
+    ``stuck`` complains only where a restart would help; ``unready`` is about being able to accept, not about Kafka.
     """
     app = Starlette(
         routes=[
-            Route("/livez", _probe(live, "This process is stuck")),
-            Route("/readyz", _probe(ready, "This process cannot accept now")),
+            Route("/livez", _probe(stuck)),
+            Route("/readyz", _probe(unready)),
             Route("/metrics", _metrics(metrics)),
             *more,
         ],
@@ -37,9 +39,12 @@ def create_app(
     return app
 
 
-def _probe(check: Callable[[], bool], complaint: str) -> _Endpoint:
+def _probe(check: Check) -> _Endpoint:
     async def answer(_: Request) -> Response:
-        return PlainTextResponse("ok\n") if check() else _problem(HTTPStatus.SERVICE_UNAVAILABLE, detail=complaint)
+        complaint = check()
+        if complaint is None:
+            return PlainTextResponse("ok\n")
+        return _problem(HTTPStatus.SERVICE_UNAVAILABLE, detail=complaint)
 
     return answer
 

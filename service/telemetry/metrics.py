@@ -7,15 +7,20 @@ organisations are those of the settings.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 #: Seconds. Kafka answers within milliseconds; at 2 s the journal takes over; at 4.5 s the receiver gives up.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_VALUES = 64
+
+_Ask = Callable[[], Mapping[str, float]]
 
 
 class Metrics:
@@ -23,8 +28,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._described: dict[str, Description] = {}
         self._labels = _Labels()
         self._webhooks = self._counter("webhooks", "Requests to the public listener by answer", "answer")
+        self._refusals = self._counter(
+            "webhook_refusals", "Requests to the webhook's route refused by reason", "reason"
+        )
         self._published = self._counter("events_published", "Events made durable by topic", "topic")
         self._quarantined = self._counter("quarantined", "Signed notifications not understood, and kept", "reason")
         self._looks = self._counter("looks", "Looks at meetings by result", "result")
@@ -32,27 +41,34 @@ class Metrics:
         self._calls = self._counter("webex_calls", "Calls of the Webex API", "operation", "answer")
         self._found = self._counter("sweep_found", "What sweeps found that no webhook had told of", "what")
         self._letters = self._counter("dead_letters", "Records that went to the dead letters", "reason")
+        self._letters_waiting = self._gauge("dead_letters_waiting", "Dead letters that cannot be written for now")
         self._commands = self._counter("commands", "Commands by outcome", "operation", "outcome")
         self._changes = self._counter("meeting_rules", "What meeting rules did", "result")
         self._stopped = self._gauge("writes_stopped", "Organisations for which nothing is written to Webex", "reason")
         self._keys_parked = self._gauge("parked_keys", "Meetings that wait for another try after a failure")
-        self._seconds = Histogram(
-            "webex_events_publish_seconds",
-            "From a verified signature to durability",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
+        self._seconds = self._histogram("publish_seconds", "Seconds from a verified signature to durability")
         self._entries = self._gauge("ledger_entries", "Entries of the ledger in memory by partition", "partition")
         self._parked = self._gauge("organizations_parked", "Organisations whose token Webex does not accept")
         self._depth = self._gauge("work_queue_depth", "Meetings that wait to be looked at")
+        self._unfinished = self._gauge("consumer_unfinished_records", "Records read and not finished", "topic")
+        self._lag = self._gauge("consumer_lag_records", "Records that are not finished, read or not", "topic")
+        self._waiting = self._gauge(
+            "consumer_waiting_seconds", "Seconds since a record was finished, while others wait", "topic"
+        )
         self._rate = self._gauge("webex_allowed_rate", "Calls of Webex per second that are allowed now", "organization")
-        self._throttled = self._gauge("webex_throttled_seconds", "Until Webex may be called again", "organization")
+        self._throttled = self._gauge(
+            "webex_throttled_seconds", "Seconds until Webex may be called again", "organization"
+        )
         self._circuit = self._gauge("webex_circuit_open", "1 while Webex does not answer", "organization")
         self._budgets: dict[str, dict[str, _Budget]] = {}
 
     def webhook_answered(self, status: int) -> None:
         """A request to the public listener got this answer."""
         self._webhooks.labels(str(status)).inc()
+
+    def webhook_refused(self, reason: str) -> None:
+        """A request to the webhook's route was refused."""
+        self._refusals.labels(self._labels.bounded("refusal", reason)).inc()
 
     def event_published(self, topic: str, seconds: float) -> None:
         """An event became durable, so long after its signature was verified."""
@@ -100,6 +116,10 @@ class Metrics:
         """A record went to the dead letters."""
         self._letters.labels(self._labels.bounded("reason", reason)).inc()
 
+    def letters_waiting(self, letters: int) -> None:
+        """So many dead letters cannot be written for now."""
+        self._letters_waiting.set(letters)
+
     def command_finished(self, operation: str, outcome: str) -> None:
         """A command has its outcome."""
         self._commands.labels(self._labels.bounded("operation", operation), outcome).inc()
@@ -112,14 +132,56 @@ class Metrics:
         """For so many organisations nothing is written to Webex."""
         self._stopped.labels(self._labels.bounded("reason", reason)).set(organizations)
 
-    def watch_publisher(self, *, healthy: Callable[[], bool], journal_rows: Callable[[], float]) -> None:
-        """Ask these at every scrape: whether Kafka acknowledges, and how many events wait in the journal."""
-        self._gauge("producer_healthy", "1 while Kafka acknowledges").set_function(lambda: float(healthy()))
-        self._gauge("journal_rows", "Events that wait in the journal for Kafka").set_function(journal_rows)
+    def watch_publisher(self, publisher: PublisherState, *, replaced: _Ask) -> None:
+        """Ask these at every scrape; ``replaced``: how many producers were given up, by reason."""
+        for name, meaning, ask in (
+            ("producer_healthy", "1 while Kafka acknowledges", lambda: publisher.healthy),
+            ("accepting", "1 while an event would be stored", lambda: publisher.accepting),
+            ("journal_rows", "Events that wait in the journal for Kafka", lambda: publisher.spooled),
+            ("journal_lanes", "Partitions whose events wait in the journal", lambda: publisher.journalling),
+            (
+                "oldest_unacknowledged_seconds",
+                "Age of the oldest event that Kafka has not acknowledged, in memory or in the journal",
+                lambda: publisher.oldest,
+            ),
+        ):
+            self._gauge(name, meaning).set_function(partial(_number, ask))
+        meaning = "Producers given up for another one"
+        self._asked(CounterMetricFamily, "producer_replaced_total", meaning, "reason", replaced)
 
-    def watch_consumer(self, *, unfinished: Callable[[], float]) -> None:
-        """Ask this at every scrape: how many records were read and are not finished."""
-        self._gauge("unfinished_records", "Records of work that are read and not finished").set_function(unfinished)
+    def watch_journal(self, state: Callable[[], JournalState]) -> None:
+        """Ask for the journal's state at every scrape."""
+        for name, meaning, ask in (
+            ("journal_records", "Records in the journal, of every stream", lambda: state().rows),
+            ("journal_bytes", "Bytes of the journal's files", lambda: state().bytes),
+            ("journal_used_ratio", "Share of its room that the journal uses, 0 to 1", lambda: state().used),
+            ("journal_full", "1 while the journal takes no more events", lambda: state().full),
+            (
+                "journal_trusted",
+                "0 where the journal could not be opened, or was given up",
+                lambda: state().failure is None,
+            ),
+            (
+                "journal_damaged",
+                "1 where damage was found when the journal was opened",
+                lambda: state().damage is not None,
+            ),
+        ):
+            self._gauge(name, meaning).set_function(partial(_number, ask))
+
+    def no_journal(self) -> None:
+        """There should be a journal, and it could not be opened."""
+        self._gauge("journal_trusted", "0 where the journal could not be opened, or was given up").set(0)
+
+    def watch_loops(self, ages: _Ask) -> None:
+        """Ask this at every scrape: the seconds since each loop has turned."""
+        self._asked(GaugeMetricFamily, "loop_age_seconds", "Seconds since the loop last turned", "loop", ages)
+
+    def watch_consumer(self, topic: str, consumer: ConsumerState) -> None:
+        """Ask these of the consumer of one topic at every scrape."""
+        self._unfinished.labels(topic).set_function(lambda: consumer.unfinished)
+        self._lag.labels(topic).set_function(lambda: consumer.lag)
+        self._waiting.labels(topic).set_function(lambda: consumer.waiting)
 
     def watch_webex(
         self,
@@ -145,11 +207,97 @@ class Metrics:
         """The metrics in Prometheus' text format, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
+    def describe(self) -> list[Description]:
+        """What is counted and measured so far, in the order of the names."""
+        return sorted(self._described.values(), key=lambda each: each.name)
+
+    def _named(self, name: str, meaning: str, *labels: str) -> str:
+        self._described[name] = Description(f"webex_events_{name}", labels, meaning)
+        return f"webex_events_{name}"
+
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"webex_events_{name}", meaning, labels, registry=self._registry)
+        full = self._named(f"{name}_total", meaning, *labels)
+        return Counter(full, meaning, labels, registry=self._registry)
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(f"webex_events_{name}", meaning, labels, registry=self._registry)
+        return Gauge(self._named(name, meaning, *labels), meaning, labels, registry=self._registry)
+
+    def _histogram(self, name: str, meaning: str) -> Histogram:
+        return Histogram(self._named(name, meaning), meaning, buckets=_SECONDS, registry=self._registry)
+
+    def _asked(self, family: Callable[..., Any], name: str, meaning: str, label: str, ask: _Ask) -> None:
+        """A metric with one label, whose values are asked for at every scrape."""
+        self._registry.register(_Asked(family, self._named(name, meaning, label), meaning, label, ask))
+
+
+class Description(NamedTuple):
+    """A metric: its name as a scrape shows it, its labels, and what it says."""
+
+    name: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+class PublisherState(Protocol):
+    """What a publisher on Kafka says of itself; ``spooled`` rows and ``journalling`` lanes wait, ``oldest`` is in seconds."""
+
+    @property
+    def healthy(self) -> bool: ...
+    @property
+    def accepting(self) -> bool: ...
+    @property
+    def spooled(self) -> int: ...
+    @property
+    def journalling(self) -> int: ...
+    @property
+    def oldest(self) -> float: ...
+
+
+class ConsumerState(Protocol):
+    """What a consumer says of itself: records read, and all, that are not finished; seconds without progress."""
+
+    @property
+    def unfinished(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def waiting(self) -> float: ...
+
+
+class JournalState(Protocol):
+    """What a journal says of itself; ``bytes`` are those of its files, ``used`` is a share of its room."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def used(self) -> float: ...
+    @property
+    def full(self) -> bool: ...
+    @property
+    def failure(self) -> str | None: ...
+    @property
+    def damage(self) -> str | None: ...
+
+
+def _number(ask: Callable[[], float]) -> float:
+    return float(ask())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    family: Callable[..., Any]
+    name: str
+    meaning: str
+    label: str
+    ask: _Ask
+
+    def collect(self) -> Iterator[Metric]:
+        family = self.family(self.name, self.meaning, labels=[self.label])
+        for value, number in self.ask().items():
+            family.add_metric([value], number)
+        yield family
 
 
 @dataclass(frozen=True)

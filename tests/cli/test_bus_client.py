@@ -22,12 +22,15 @@ from service.bus.journal import Journal
 from service.bus.topics import TopicPlan
 from service.cli.announcement import FILE_NAME, Announcement, announced, read_announcement
 from service.cli.bus_client import BATCH_BYTES, BATCH_RECORDS, BusClient, batches, opened_bus_client
-from service.cli.buses import embedded_bus
+from service.cli.buses import Bus, embedded_bus
+from service.cli.health import Health
 from service.cli.roles import private_listener
+from service.cli.shutdown import Stop
 from service.core.errors import CannotStore, JournalError, KafkaUnavailable, SettingsError
 from service.core.message import Message, Received
 from service.settings import Settings, load
 from service.telemetry.metrics import Metrics
+from service.telemetry.progress import Progress
 from service.telemetry.records import ALL
 from tests.kafka.harness import Cluster
 from tests.kafka.records import create_topics
@@ -40,14 +43,19 @@ def settings_of(folder: Path, **more: str) -> Settings:
     return load({f"WEBEX_EVENTS_{name}": value for name, value in given.items()})
 
 
+def healthy(bus: Bus, stop: Stop) -> Health:
+    """What the probes of a process with this bus say."""
+    return Health(stop=stop, progress=Progress(), unready=bus.unready, stuck=bus.stuck)
+
+
 @contextlib.asynccontextmanager
 async def running_process(settings: Settings) -> AsyncIterator[str]:
     """What a role on the journal has: the journal, and the private listener; gives its address."""
-    stop = asyncio.Event()
+    stop = Stop()
     async with (
         await Journal.open(settings.journal.path) as journal,
         embedded_bus(settings, journal, stop=stop) as bus,
-        private_listener(settings, bus, Metrics(), ready=lambda: True) as address,
+        private_listener(settings, bus, Metrics(), healthy(bus, stop), stop=stop) as address,
     ):
         yield address
 

@@ -21,6 +21,8 @@ from tests.cli.program import ANY_PORT, Running, environment, running
 LIVELY = {**ANY_PORT, "SANDBOX__PACE": "0.05", "SWEEP__INTERVAL": "1"}
 #: Hardly anybody registers, and no sweep comes round: the processor looks when a test makes it look.
 QUIET = {**ANY_PORT, "SANDBOX__PACE": "86400", "SWEEP__INTERVAL": "604800", "LOG__LEVEL": "debug"}
+#: What ends one after the other, each with a line in the log.
+STEPS = ["requests", "work", "commands", "calls", "probes", "sandbox", "journal"]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -67,7 +69,10 @@ def test_it_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert {effects[one]["approved"] for one in before} == {1}
     assert max(one["approved"] + one["rejected"] for one in effects.values()) == 1
     assert {one["repeated"] for one in effects.values()} == {0}
-    assert "dev.stopping" in [json.loads(line)["event"] for line in second.lines[-5:]]
+    said = [json.loads(line) for line in second.lines]
+    end = said[[line["event"] for line in said].index("dev.stopping") :]
+    assert [line["step"] for line in end if line["event"] == "shutdown.step"] == STEPS
+    assert end[-1]["event"] == "process.stopped"
     assert (tmp_path / "data" / "dev-webhook-secret").stat().st_mode & 0o077 == 0
     assert facts(tmp_path) >= before.keys() | after.keys()
 

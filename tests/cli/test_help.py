@@ -35,6 +35,8 @@ COMMANDS = [
     ["registrants", "release"],
     ["dlq"],
     *(["dlq", verb] for verb in ("list", "show", "redrive", "discard")),
+    ["journal"],
+    *(["journal", verb] for verb in ("groups", "forget")),
     ["ledger"],
     *(["ledger", verb] for verb in ("export", "import", "adopt")),
     ["pause"],

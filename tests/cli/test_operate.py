@@ -16,6 +16,7 @@ from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader
 from service.cli.buses import embedded_bus
 from service.cli.roles import private_listener
+from service.cli.shutdown import Stop
 from service.controllers.backlog import Backlog
 from service.controllers.ledger import Ledger
 from service.controllers.orders import Orders
@@ -28,7 +29,7 @@ from service.telemetry.metrics import Metrics
 from tests.bus.behaviour import Listener
 from tests.cli.program import invoke, refusal
 from tests.cli.records import on, put
-from tests.cli.test_bus_client import settings_of
+from tests.cli.test_bus_client import healthy, settings_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SERIES = "5" * 32
@@ -76,11 +77,11 @@ class Owner:
 @pytest.fixture
 async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
     """One that has nothing to remember yet."""
-    settings = settings_of(tmp_path)
+    settings, stop = settings_of(tmp_path), Stop()
     async with (
         await Journal.open(tmp_path) as journal,
-        embedded_bus(settings, journal, stop=asyncio.Event()) as bus,
-        private_listener(settings, bus, Metrics(), ready=lambda: True),
+        embedded_bus(settings, journal, stop=stop) as bus,
+        private_listener(settings, bus, Metrics(), healthy(bus, stop), stop=stop),
     ):
         restored = Ledger(reader=JournalReader(journal), publisher=JournalPublisher(journal))
         await restored.restore(0)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -16,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from service.cli.serving import beside, bound, running, serving, stopped_by_signals, url_of
+from service.cli.serving import beside, bound, running, serving, url_of
+from service.cli.shutdown import Stop
 from service.core.errors import SettingsError
 
 PORT = "WEBEX_EVENTS_RECEIVER__PORT"
@@ -36,7 +36,7 @@ async def die() -> None:
 @pytest.mark.parametrize("start", [running, beside], ids=["running", "beside"])
 async def test_work_that_dies_stops_the_process(start: Callable[..., AbstractAsyncContextManager[object]]) -> None:
     """``stop`` is set at once, and the error is raised at the end of the block."""
-    stop, told = asyncio.Event(), []
+    stop, told = Stop(), []
     with pytest.raises(Died):
         async with asyncio.timeout(5), start(die(), stop=stop):
             told.append(await stop.wait())
@@ -45,7 +45,7 @@ async def test_work_that_dies_stops_the_process(start: Callable[..., AbstractAsy
 
 async def test_running_work_is_asked_to_end_and_waited_for() -> None:
     """It is not cancelled: what it has begun it finishes."""
-    stop, finished = asyncio.Event(), []
+    stop, finished = Stop(), []
 
     async def work() -> None:
         await stop.wait()
@@ -59,23 +59,35 @@ async def test_running_work_is_asked_to_end_and_waited_for() -> None:
 
 async def test_running_work_that_ends_by_itself_stops_the_process() -> None:
     """Without an error, too: a process whose work has ended is of no use."""
-    stop = asyncio.Event()
+    stop = Stop()
     async with asyncio.timeout(5), running(asyncio.sleep(0), stop=stop):
         await stop.wait()
 
 
 async def test_work_beside_is_cancelled() -> None:
     """It never ends by itself; its end is not the process' end before the block's."""
-    stop = asyncio.Event()
+    stop = Stop()
     async with asyncio.timeout(5):
         async with beside(asyncio.sleep(3600), stop=stop):
             assert not stop.is_set()
 
 
+async def test_work_beside_that_ends_by_itself_is_an_error() -> None:
+    """Also where it raises nothing: it must not be taken for the end that was asked for."""
+    stop = Stop()
+
+    async def ending() -> None:
+        async with asyncio.timeout(5), beside(asyncio.sleep(0), stop=stop):
+            await stop.wait()
+
+    with pytest.raises(RuntimeError, match="sleep has ended"):
+        await ending()
+
+
 async def test_the_error_of_the_block_comes_out() -> None:
     """The work beside it does not hide it."""
     with pytest.raises(Died):
-        async with beside(asyncio.sleep(3600), stop=asyncio.Event()):
+        async with beside(asyncio.sleep(3600), stop=Stop()):
             await die()
 
 
@@ -113,7 +125,7 @@ def test_an_address_can_be_reached_as_it_is_shown(host: str, shown: str) -> None
 
 async def test_requests_under_way_are_finished() -> None:
     """The end of the block waits for the answer, and after it nobody listens."""
-    begun, go = asyncio.Event(), asyncio.Event()
+    begun, go, stop = asyncio.Event(), asyncio.Event(), Stop()
 
     async def slow(_: Request) -> PlainTextResponse:
         begun.set()
@@ -123,7 +135,7 @@ async def test_requests_under_way_are_finished() -> None:
     app = Starlette(routes=[Route("/", slow)])
     with bound("127.0.0.1", 0, setting=PORT) as listener:
         async with httpx.AsyncClient(base_url=url_of(listener), trust_env=False) as client:
-            async with serving(app, listener):
+            async with serving(app, listener, stop=stop):
                 asked = asyncio.create_task(client.get("/"))
                 await begun.wait()
                 asyncio.get_running_loop().call_later(0.05, go.set)
@@ -132,11 +144,68 @@ async def test_requests_under_way_are_finished() -> None:
                 await client.get("/")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-async def test_a_signal_asks_to_stop_and_the_next_one_is_not_ours(number: signal.Signals) -> None:
-    """Whoever presses Ctrl-C twice means it: the second time the signal does what it does by itself."""
-    with stopped_by_signals() as stop:
-        os.kill(os.getpid(), number)
-        async with asyncio.timeout(5):
+async def test_connections_without_a_request_are_closed_at_once() -> None:
+    """One that is kept alive after its answer, and one on which half a request came: the end waits for neither."""
+    app, stop = Starlette(routes=[Route("/", lambda _: PlainTextResponse("done"))]), Stop()
+    with bound("127.0.0.1", 0, setting=PORT) as listener:
+        address = listener.getsockname()
+        async with serving(app, listener, stop=stop):
+            idle = await asyncio.open_connection(*address)
+            idle[1].write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await idle[0].readuntil(b"done")).startswith(b"HTTP/1.1 200")
+            half = await asyncio.open_connection(*address)
+            half[1].write(b"GET / HTTP/1.1\r\nho")
+            await half[1].drain()
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5
+        for reader, writer in (idle, half):
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def test_the_last_answer_says_that_the_connection_ends() -> None:
+    """So that no client sends its next request on a connection that is being closed."""
+    begun, go, stop = asyncio.Event(), asyncio.Event(), Stop()
+
+    async def slow(_: Request) -> PlainTextResponse:
+        begun.set()
+        await go.wait()
+        return PlainTextResponse("done")
+
+    with bound("127.0.0.1", 0, setting=PORT) as listener:
+        async with httpx.AsyncClient(base_url=url_of(listener), trust_env=False) as client:
+            async with serving(Starlette(routes=[Route("/", slow)]), listener, stop=stop):
+                asked = asyncio.create_task(client.get("/"))
+                await begun.wait()
+                asyncio.get_running_loop().call_later(0.3, go.set)
+            assert (await asked).headers["connection"] == "close"
+
+
+async def test_whoever_takes_too_long_is_cut_off() -> None:
+    """The end does not wait longer than it was told."""
+    begun, stop = asyncio.Event(), Stop()
+
+    async def for_ever(_: Request) -> PlainTextResponse:
+        begun.set()
+        await asyncio.sleep(3600)
+        return PlainTextResponse("never")
+
+    with bound("127.0.0.1", 0, setting=PORT) as listener:
+        async with httpx.AsyncClient(base_url=url_of(listener), trust_env=False) as client, asyncio.timeout(10):
+            async with serving(Starlette(routes=[Route("/", for_ever)]), listener, stop=stop, drain=1):
+                asked = asyncio.create_task(client.get("/"))
+                await begun.wait()
+            assert (await asked).status_code == 500
+
+
+async def test_a_server_that_ends_by_itself_stops_the_process() -> None:
+    """A process that answers nobody is of no use."""
+    stop = Stop()
+
+    async def serve(listener: socket.socket) -> None:
+        async with asyncio.timeout(5), serving(Starlette(), listener, stop=stop):
+            next(task for task in asyncio.all_tasks() if task.get_name() == "listener").cancel()
             await stop.wait()
-        assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+    with bound("127.0.0.1", 0, setting=PORT) as listener, pytest.raises(RuntimeError, match="ended by itself"):
+        await serve(listener)

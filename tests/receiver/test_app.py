@@ -201,20 +201,34 @@ async def test_the_trace_goes_on(bench: Bench, headers: list[str], kept: str | N
 
 
 @pytest.mark.parametrize(
-    ("error", "retry_after"),
+    ("error", "retry_after", "reason"),
     [
-        pytest.param(CannotStore("the disk of alice@example.org is full", retry_after=7), "7", id="cannot store"),
-        pytest.param(RuntimeError("alice@example.org"), "5", id="a bug in the publisher"),
-        pytest.param(TimeoutError("alice@example.org"), "5", id="a deadline in the publisher"),
+        pytest.param(
+            CannotStore("the disk of alice@example.org is full", retry_after=7), "7", "cannotStore", id="cannot store"
+        ),
+        pytest.param(RuntimeError("alice@example.org"), "5", "storeFailed", id="a bug in the publisher"),
+        pytest.param(TimeoutError("alice@example.org"), "5", "storeTooSlow", id="a deadline in the publisher"),
     ],
 )
-async def test_what_is_not_durable_is_a_503(error: Exception, retry_after: str) -> None:
-    """After a good signature there is only 2xx or 503, whatever the publisher does."""
+async def test_what_is_not_durable_is_a_503(error: Exception, retry_after: str, reason: str) -> None:
+    """After a good signature there is only 2xx or 503, whatever the publisher does; each is counted by its reason."""
+    bench = Bench(publisher=RecordingPublisher(error=error))
     with capture_logs() as logs:
-        answer = await Bench(publisher=RecordingPublisher(error=error)).send(**signed(BODY))
+        answer = await bench.send(**signed(BODY))
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, retry_after)
     assert "alice" not in answer.text + repr(logs)
+    assert f'webhook_refusals_total{{reason="{reason}"}} 1.0' in bench.metrics.render()[0].decode()
+
+
+async def test_what_is_cut_off_at_the_end_of_the_process_is_a_503(bench: Bench) -> None:
+    """Also then there is only 2xx or 503: the server cancels what still runs when its time is over."""
+    bench.publisher.gate = asyncio.Event()
+    asked = asyncio.create_task(bench.send(**signed(BODY)))
+    await asyncio.sleep(0.02)
+    asked.cancel()
+
+    assert (await asked).status_code == 503
 
 
 async def test_a_publisher_that_hangs_is_a_503() -> None:

@@ -11,7 +11,11 @@ from service.telemetry.metrics import Metrics
 
 async def ask(method: str, path: str, *, live: bool = True, ready: bool = True) -> httpx.Response:
     """One request to a process in this state."""
-    app = create_app(live=lambda: live, ready=lambda: ready, metrics=Metrics())
+    app = create_app(
+        stuck=lambda: None if live else "The loop hangs",
+        unready=lambda: None if ready else "The journal is full",
+        metrics=Metrics(),
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
         return await client.request(method, path)
 
@@ -39,6 +43,12 @@ async def test_the_private_listener_answers(method: str, path: str, live: bool, 
     if status >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == status
+
+
+async def test_a_probe_that_fails_says_why() -> None:
+    """The sentence is in the problem document; nothing else has to be looked up first."""
+    assert (await ask("GET", "/livez", live=False)).json()["detail"] == "The loop hangs"
+    assert (await ask("GET", "/readyz", ready=False)).json()["detail"] == "The journal is full"
 
 
 async def test_metrics_are_prometheus_text() -> None:

@@ -2,7 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.bus.journal import State
 from service.telemetry.metrics import Metrics
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Kafka acknowledges, and yet nothing more is taken."""
+
+    healthy: bool = True
+    accepting: bool = False
+    spooled: int = 12
+    journalling: int = 3
+    oldest: float = 4.5
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One that is behind."""
+
+    unfinished: int = 5
+    lag: int = 7
+    waiting: float = 61.5
+
+
+#: One that was damaged, mended, and has failed since.
+JOURNAL = State(
+    rows=13, bytes=4096, waiting=0, commits=1, full=False, used=0.25, failure="the disk is gone", damage="2 rows"
+)
 
 
 def text(metrics: Metrics) -> str:
@@ -25,8 +58,13 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.swept_up("meeting", 2)
     metrics.restored(0, 17)
     metrics.queue_depth(4)
-    metrics.watch_publisher(healthy=lambda: True, journal_rows=lambda: 12)
-    metrics.watch_consumer(unfinished=lambda: 5)
+    metrics.webhook_refused("overloaded")
+    metrics.letter_written("refusedByKafka")
+    metrics.letters_waiting(2)
+    metrics.watch_publisher(Publisher(), replaced=lambda: {"stalled": 2})
+    metrics.watch_journal(lambda: JOURNAL)
+    metrics.watch_loops(lambda: {"work": 0.5})
+    metrics.watch_consumer("work", Consumer())
     metrics.watch_webex("default", rate=lambda: 7.5, throttled_for=lambda: 30, circuit_open=lambda: True)
 
     shown = text(metrics)
@@ -43,9 +81,25 @@ def test_everything_that_happens_is_counted() -> None:
         'sweep_found_total{what="meeting"} 2.0',
         'ledger_entries{partition="0"} 17.0',
         "work_queue_depth 4.0",
+        'webhook_refusals_total{reason="overloaded"} 1.0',
+        'dead_letters_total{reason="refusedByKafka"} 1.0',
+        "dead_letters_waiting 2.0",
         "producer_healthy 1.0",
+        'producer_replaced_total{reason="stalled"} 2.0',
+        "accepting 0.0",
+        "oldest_unacknowledged_seconds 4.5",
         "journal_rows 12.0",
-        "unfinished_records 5.0",
+        "journal_lanes 3.0",
+        "journal_records 13.0",
+        "journal_bytes 4096.0",
+        "journal_used_ratio 0.25",
+        "journal_full 0.0",
+        "journal_trusted 0.0",
+        "journal_damaged 1.0",
+        'loop_age_seconds{loop="work"} 0.5',
+        'consumer_unfinished_records{topic="work"} 5.0',
+        'consumer_lag_records{topic="work"} 7.0',
+        'consumer_waiting_seconds{topic="work"} 61.5',
         'webex_allowed_rate{organization="default"} 7.5',
         'webex_throttled_seconds{organization="default"} 30.0',
         'webex_circuit_open{organization="default"} 1.0',
@@ -123,3 +177,37 @@ def test_two_processes_in_one_test_do_not_meet() -> None:
     one.webhook_answered(204)
 
     assert 'answer="204"' not in text(other)
+
+
+def test_a_journal_that_could_not_be_opened_is_not_trusted() -> None:
+    """The metric to alert on is the same, whether it failed at the start or later."""
+    metrics = Metrics()
+    metrics.no_journal()
+
+    assert "webex_events_journal_trusted 0.0\n" in text(metrics)
+
+
+def test_the_reference_is_complete() -> None:
+    """docs/reference/metrics.md has one row for each metric, as the metrics describe themselves."""
+    metrics = Metrics()
+    metrics.watch_publisher(Publisher(), replaced=dict)
+    metrics.watch_journal(lambda: JOURNAL)
+    metrics.watch_loops(dict)
+    rows = [
+        f"| `{each.name}` | {', '.join(f'`{label}`' for label in each.labels)} | {each.meaning} |".replace(
+            "|  |", "| |"
+        )
+        for each in metrics.describe()
+    ]
+    written = [line for line in REFERENCE.read_text("utf-8").splitlines() if re.match(r"\| `webex_\w+` \|", line)]
+
+    assert written == rows, "the table should be:\n" + "\n".join(rows)
+
+
+def test_what_is_shown_is_described() -> None:
+    """A scrape shows no metric that the reference could not know of."""
+    metrics = Metrics()
+    shown = re.findall(r"^# TYPE (\S+) ", text(metrics), re.MULTILINE)
+    described = {each.name for each in metrics.describe()}
+
+    assert [name for name in shown if name not in described and not name.endswith("_created")] == []

@@ -44,7 +44,7 @@ async def ask(
 ) -> httpx.Response:
     """One request from ``peer``."""
     routes = record_routes(bus, bus, token=TOKEN)
-    app = create_app(live=lambda: True, ready=lambda: True, metrics=Metrics(), more=routes)
+    app = create_app(stuck=lambda: None, unready=lambda: None, metrics=Metrics(), more=routes)
     transport = httpx.ASGITransport(app, client=(peer, 5))
     headers = {"authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as client:
