@@ -8,10 +8,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test faults check format lock clean
+.PHONY: help run test faults faults-quick check format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.run ## everything in one process, with a simulated Webex and no Kafka; Ctrl-C ends it
 # The shell outlives Ctrl-C (trap) and passes on the program's own status; 130 is what Ctrl-C was meant to do.
@@ -20,8 +20,11 @@ run: .venv/.run ## everything in one process, with a simulated Webex and no Kafk
 test: .venv/.dev ## all tests; those on real Kafka wherever Java and Maven are to be had
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
-faults: .venv/.dev ## the long scenarios (some minutes): processes killed and frozen, answers lost, ten thousand registrants
+faults: .venv/.dev ## everything that can go wrong, on three real brokers (over an hour); writes the table in docs/reliability.md
 	@$(BIN)/python -m tests.faults $(PYTEST_FLAGS)
+
+faults-quick: .venv/.dev ## those of them that take some minutes together
+	@$(BIN)/python -m tests.faults --quick $(PYTEST_FLAGS)
 
 check: .venv/.dev ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .

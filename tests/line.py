@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,10 +71,12 @@ class Process:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self._environ = {**kept, "PYTHONPATH": str(Path.cwd()), **{PREFIX + n: v for n, v in environ.items()}}
         self._running: subprocess.Popen[bytes] | None = None
+        #: What stands before its command: a tracer that leaves it our child.
+        self.under: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Start, or start again."""
-        command = (sys.executable, "-m", "service", *self._arguments)
+        command = (*self.under, sys.executable, "-m", "service", *self._arguments)
         with self.output.open("ab") as output:
             self._running = subprocess.Popen(
                 command, cwd=self._folder, env=self._environ, stdout=output, stderr=subprocess.STDOUT
@@ -174,6 +176,12 @@ class _Line:
             **settings,
         }
         self.processes: list[Process] = []
+        #: Asked for when the line is about to stop, while the simulated Webex still answers.
+        self.before_stop: Callable[[], Awaitable[None]] | None = None
+
+    async def _last_words(self) -> None:
+        if self.before_stop is not None:
+            await self.before_stop()
 
     def process(self, name: str, *arguments: str, **environ: str) -> Process:
         made = Process(name, self.folder, *arguments, environ={**self.environ, **environ})
@@ -224,6 +232,7 @@ class JournalLine(_Line):
 
     async def stop(self) -> list[int]:
         """SIGTERM."""
+        await self._last_words()
         return [await asyncio.to_thread(self._dev.stop)]
 
     async def records(self, topic: str) -> list[Received]:
@@ -289,6 +298,7 @@ class KafkaLine(_Line):
 
     async def stop(self) -> list[int]:
         """SIGTERM, the sandbox last."""
+        await self._last_words()
         ends = (self._receiver, self._processor, self._sandbox)
         return list(await asyncio.gather(*(asyncio.to_thread(process.stop) for process in ends)))
 

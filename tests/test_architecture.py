@@ -59,7 +59,7 @@ POLICY_ONLY = frozenset({"cel", "idna", "yaml"})
 #: Third-party library → the modules (with all below them, or with this beginning) that may import it.
 OWNERS: dict[str, tuple[str, ...]] = {
     "aiokafka": ("service.bus.kafka",),
-    "apsw": ("service.bus.journal_",),
+    "apsw": ("service.bus.journal",),
     "cel": ("service.core.policy",),
     "click": ("service.cli",),
     "dotenv": ("service.settings",),

@@ -19,7 +19,7 @@ from service.cli.buses import opened_bus
 from service.cli.credentials import credentials, tenants
 from service.cli.policy_file import LivePolicy
 from service.cli.processing import processing
-from service.cli.serving import Stop
+from service.cli.shutdown import Stop
 from service.core.errors import WebexError, WebexUnauthorized
 from service.core.event import rfc3339
 from service.core.organizations import ONLY_ORGANIZATION, wire_id
@@ -27,6 +27,7 @@ from service.sandbox.app import create_app
 from service.sandbox.world import World
 from service.settings import Settings, load
 from service.telemetry.metrics import Metrics
+from service.telemetry.progress import Progress
 from service.webex.client import Wiring
 from service.webex.meetings import create_meeting, list_meetings
 from service.webex.objects import CreateMeetingObject
@@ -246,7 +247,7 @@ async def test_each_organisations_budget_is_measured(place: Place) -> None:
             await opened[key].probe()
     async with opened_bus(place.settings, stop=stop, spool=False) as bus:
         found = credentials(place.settings)
-        async with processing(place.settings, bus, metrics, LivePolicy(None), found, stop=stop):
+        async with processing(place.settings, bus, metrics, LivePolicy(None), found, Progress(), stop=stop):
             shown = metrics.render()[0].decode()
             stop.set()
 

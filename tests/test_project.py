@@ -147,9 +147,9 @@ def test_the_files_that_documents_name_exist(document: str) -> None:
 def test_every_make_target_that_is_mentioned_exists() -> None:
     """``make run`` in a document is a target of the Makefile, and each of them has its line in ``make help``."""
     mentioned = {
-        target for name in DOCUMENTS for target in re.findall(r"(?:^|`)make ([a-z]+)", read(name), re.MULTILINE)
+        target for name in DOCUMENTS for target in re.findall(r"(?:^|`)make ([a-z-]+)", read(name), re.MULTILINE)
     }
-    explained = set(re.findall(r"^([a-z]+):.*## ", read("Makefile"), re.MULTILINE))
+    explained = set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
     phony = re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
 
     assert {"run", "test", "check"} <= mentioned <= explained

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from service.core import event
 from tests import line as lines
+from tests.faults.history import AnyLine, Effect, Kafka
+from tests.faults.invariants import check
 from tests.line import JournalLine, KafkaLine
 
 Start = Callable[..., AbstractAsyncContextManager[JournalLine | KafkaLine]]
@@ -50,7 +53,42 @@ def _on(bus: str, request: pytest.FixtureRequest, folder: Path) -> Start:
         else:
             made = JournalLine(folder, **options)
         async with lines.closing(made):
+            history: list[AnyLine] = []
+
+            async def remember() -> None:
+                history.extend(await _effects(made))
+
+            made.before_stop = remember
             await made.start()
             yield made
+            if history:  # it was stopped: what stands on the bus is final
+                report = check([*history, *await _facts(made)])
+                assert report.ok, str(report)
 
     return started
+
+
+async def _effects(line: JournalLine | KafkaLine) -> list[Effect]:
+    """How often each registrant was approved and rejected: no test wants that twice, whatever people did meanwhile."""
+    found = (await lines.ledger(line))["effects"]
+    return [
+        Effect(id=id_, key=one["meetingId"], call=call, status=204, t0=0.0, t1=0.0)
+        for id_, one in found.items()
+        for call in ("approved", "rejected")
+        for _ in range(one[call])
+    ]
+
+
+async def _facts(line: JournalLine | KafkaLine) -> list[Kafka]:
+    """What was told of registrants."""
+    return [
+        Kafka(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            id=event.decode(record.value or b"").id,
+            key=record.key,
+            ctr=0,
+        )
+        for record in await line.records("registrants")
+    ]

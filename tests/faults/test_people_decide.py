@@ -11,7 +11,7 @@ from tests.faults.conftest import Start
 from tests.faults.stage import Recorder, Stories, calls, eventually, figures, looked_again, people, send_again
 from tests.line import POLICY, Line, call, ledger, schedule
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.quick]
 
 EVENTS = 1_000
 EACH = 30
