@@ -145,7 +145,7 @@ class Kafka(_Group, frozen=True):
         Field(
             pattern=r"^[A-Za-z0-9._-]{1,200}$",
             description="this processor's own name, kept over restarts: one that comes back in time causes no rebalance; "
-            "no other process may have it",
+            "no other process may have it, else the one that had it first ends",
         ),
     ] = None
     security_protocol: Annotated[

@@ -176,7 +176,7 @@ class GroupCommit(Generic[S]):
         self._in_loop(_succeed, self._opened, store)
         for group in self._groups():
             if group:
-                self._in_loop(_tell, self._run(store, group))
+                self._in_loop(_tell, self._surviving(store, group))
             self._settle(store)
         self._guarded(store, lambda: store.close(trusted=self._failure is None))
 
@@ -203,6 +203,14 @@ class GroupCommit(Generic[S]):
     def _settle(self, store: S) -> None:
         if self._failure is None:
             self._guarded(store, store.settle)
+
+    def _surviving(self, store: S, group: list[_Operation]) -> list[_Outcome]:
+        """As :meth:`_run`; a thread that ended in silence would leave everybody waiting."""
+        try:
+            return self._run(store, group)
+        except BaseException as bug:  # noqa: BLE001 - whatever it is
+            self._give_up(store, StoreBroken(type(bug).__name__))
+            return [_Outcome(operation, error=JournalError(self._failure)) for operation in group]
 
     def _run(self, store: S, group: list[_Operation]) -> list[_Outcome]:
         if self._failure is not None:

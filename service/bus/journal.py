@@ -219,7 +219,8 @@ class Journal:
                 seen += len(page)
                 yield page
             if extent.compacted and seen != extent.rows:
-                await self._writer.submit(partial(JournalFile.lacks, name=stream, kept=extent.rows, seen=seen), reads=True)
+                lacks = partial(JournalFile.lacks, name=stream, kept=extent.rows, seen=seen)
+                await self._writer.submit(lacks, reads=True)
         finally:
             self._scans[stream] -= 1
 

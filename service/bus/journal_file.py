@@ -1,4 +1,4 @@
-"""The journal's file: its tables, its checksums, and the way it is opened. All of it runs in the writer thread."""
+"""The journal's file: its tables, its checksums, its transactions. All of it runs in the writer thread."""
 
 from __future__ import annotations
 

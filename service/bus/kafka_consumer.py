@@ -114,8 +114,7 @@ class KafkaConsumer:
         self._commit_failing = False  # said once
         self._denials = 0  # in a row
         self._denied_until = 0.0
-        self._before: dict[int, int | None] = {}  # the positions when the last fetch began
-        self._unreadable_told = float("-inf")
+        self._damage_told = float("-inf")
         self._attempts = 0
         self._retry_at = 0.0
         self._taken: NameTaken | None = None
@@ -236,8 +235,13 @@ class KafkaConsumer:
 
     async def _fetch(self, client: Any) -> _Fetched:
         room = self._assignment.room() if self._assignment is not None else POLL_RECORDS
-        self._before = self._positions()
-        records = await client.getmany(timeout_ms=int(POLL_SECONDS * 1000), max_records=max(1, min(POLL_RECORDS, room)))
+        before = self._positions()
+        try:
+            records = await client.getmany(
+                timeout_ms=int(POLL_SECONDS * 1000), max_records=max(1, min(POLL_RECORDS, room))
+            )
+        except _UNDECODABLE as error:
+            return await self._fetch_one_by_one(client, before, error)
         return self._assignment, records  # the assignment during which it ended
 
     async def _fetched(self, client: Any, fetching: asyncio.Task[_Fetched]) -> Sequence[Received]:
@@ -249,8 +253,6 @@ class KafkaConsumer:
             await self._lose(client, "cancelled")
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
             await self._begin_at_the_earliest(client, error)
-        except _UNDECODABLE:
-            return await self._fetch_one_by_one(client)
         except DENIALS as error:
             self._deny(error)
         except KafkaError as error:
@@ -285,30 +287,26 @@ class KafkaConsumer:
             return {}
         return {partition: membership.position(self._place(partition)) for partition in assignment.partitions}
 
-    def _rewind(self, client: Any) -> bool:
-        """Whether each partition is where it was before the fetch: false where that is not known."""
-        for partition, now in self._positions().items():
-            before = self._before.get(partition)
-            if before is None and now is not None:
-                return False
-            if before is not None:
-                client.seek(self._place(partition), before)
-        return True
+    async def _fetch_one_by_one(self, client: Any, before: Mapping[int, int | None], error: Exception) -> _Fetched:
+        """The next batch of each partition, where one of them cannot be decoded: aiokafka does not say which.
 
-    async def _fetch_one_by_one(self, client: Any) -> Sequence[Received]:
-        """The next batch of each partition, where one of them cannot be decoded: aiokafka does not say which."""
+        ``before`` are the positions before it tried. Raises ``error`` where they are not known: the next client begins with
+        what is committed.
+        """
         present = self._assignment
-        if not self._rewind(client):
-            await self._lose(client, "undecodable")  # the next client begins with what is committed
-            return ()
+        for partition, now in self._positions().items():
+            if (position := before.get(partition)) is not None:
+                client.seek(self._place(partition), position)
+            elif now is not None:
+                raise error
         found: dict[Any, Sequence[Any]] = {}
         if present is not None and present.delivering:
             for place in map(self._place, sorted(present.partitions - present.paused)):
-                if present is self._assignment and present.delivering:
+                if present is self._assignment:
                     found[place] = await self._read_plainly(client, place)
         if not any(found.values()):
             await asyncio.sleep(LOOK)
-        return self._deliver(present, found)
+        return present, found
 
     async def _read_plainly(self, client: Any, place: Any) -> Sequence[Any]:
         if (position := self._positions().get(place.partition)) is None:
@@ -317,14 +315,17 @@ class KafkaConsumer:
             async with asyncio.timeout(COMMIT):
                 records, behind = await read_plainly(client, place, position)
             client.seek(place, behind)
-            return records
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the other partitions go on
-            if time.monotonic() - self._unreadable_told >= REMIND:
-                self._unreadable_told = time.monotonic()
-                to_do = "it is tried again, and its partition waits: see whether the broker's log is damaged"
-                log = self._log.bind(partition=place.partition, position=position, to_do=to_do)
-                log.error("consumer.batch_unreadable", reason=type(error).__name__)
+            self._tell_of_damage(place.partition, position, error)
             return ()
+        return records
+
+    def _tell_of_damage(self, partition: int, position: int, error: Exception) -> None:
+        if time.monotonic() - self._damage_told >= REMIND:
+            self._damage_told = time.monotonic()
+            to_do = "it is tried again, and its partition waits: see whether the broker's log is damaged"
+            log = self._log.bind(partition=partition, position=position, to_do=to_do)
+            log.error("consumer.batch_unreadable", reason=type(error).__name__)
 
     def _place(self, partition: int) -> Any:
         return aiokafka.TopicPartition(self._full_topic, partition)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 
 from service.core.message import Message
 
@@ -176,6 +176,11 @@ class Lane:
         """The oldest one in memory that somebody waits for."""
         self._forget_withdrawn()
         return next((entry for entry in self._memory if not entry.settled), None)
+
+    def overdue(self, patience: float, now: float) -> list[Call]:
+        """The calls that have waited in memory for so many seconds."""
+        older = takewhile(lambda entry: entry.since + patience <= now, self._memory)
+        return list({entry.call: None for entry in older if entry.call is not None and not entry.settled})
 
     def withdraw(self) -> None:
         """Entries were settled that are not durable: what is neither in the air nor bound for the journal is not sent."""

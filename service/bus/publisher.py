@@ -12,6 +12,7 @@ all it removes the rows. After a restart it is sent again.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -180,8 +181,7 @@ class KafkaFirstPublisher:
             self._quiet = self._loop.create_future()
             await asyncio.wait({self._quiet}, timeout=self._limit + 1)
         for lane in self._lanes:
-            while (entry := lane.oldest()) is not None and entry.call is not None:
-                self._withdraw(entry.call, CannotStore("the publisher was stopped"))
+            self._withdraw(lane.overdue(0, math.inf), CannotStore("the publisher was stopped"))
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class KafkaFirstPublisher:
         try:
             await stored
         except asyncio.CancelledError:
-            self._withdraw(call)
+            self._withdraw([call])
             raise
 
     def _take(self, messages: Sequence[Message], done: Callable[[Exception | None], None]) -> Call:
@@ -246,14 +246,17 @@ class KafkaFirstPublisher:
         if not entry.call.missing:
             entry.call.done(None)
 
-    def _withdraw(self, call: Call, error: Exception | None = None) -> None:
-        """Nobody waits for it any more; ``error`` says why. What is neither in the air nor in the journal is not sent."""
-        for lane, entry in zip(call.lanes, call.entries, strict=True):
-            if not entry.settled:
-                self._no_longer_waits(entry)
-                lane.withdraw()
-        call.done(error)
-        for lane in dict.fromkeys(call.lanes):
+    def _withdraw(self, calls: Sequence[Call], error: Exception | None = None) -> None:
+        """Nobody waits for them any more; ``error`` says why. What is neither in the air nor in the journal is not sent."""
+        lanes = dict[Lane, None]()
+        for call in calls:
+            for lane, entry in zip(call.lanes, call.entries, strict=True):
+                if not entry.settled:
+                    self._no_longer_waits(entry)
+                    lane.withdraw()
+                    lanes[lane] = None
+            call.done(error)
+        for lane in lanes:
             if lane.abandoned:
                 self._let_go(lane)
 
@@ -320,9 +323,9 @@ class KafkaFirstPublisher:
     def _due(self, lane: Lane) -> None:
         del self._deadlines[lane]
         now = self._loop.time()
-        while (oldest := lane.oldest()) is not None and oldest.call is not None and oldest.since + self._limit <= now:
-            self._withdraw(oldest.call, CannotStore("Kafka did not acknowledge in time, and no journal could keep it"))
-        late = oldest is not None and oldest.since + self._deadline <= now
+        if expired := lane.overdue(self._limit, now):
+            self._withdraw(expired, CannotStore("Kafka did not acknowledge in time, and no journal could keep it"))
+        late = (oldest := lane.oldest()) is not None and oldest.since + self._deadline <= now
         if late and self._spool is not None and not self._spool.failed:
             lane.journalling = True
         self._go_on(lane)
@@ -476,7 +479,7 @@ class KafkaFirstPublisher:
             if await self._written(self._letter, message, why):
                 return True
         elif not entry.settled and entry.call is not None and (spool is None or of_letter or self._letter is None):
-            self._withdraw(entry.call, RecordRefused(why))
+            self._withdraw([entry.call], RecordRefused(why))
             return True
         return entry.settled if spool is None else await spool.keep(message)
 

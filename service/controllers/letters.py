@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -83,7 +83,8 @@ class Letters:
         delay = AGAIN
         while True:
             await self._posted.wait()
-            problem = await self._write(self._next_ones())
+            problems = await asyncio.gather(*map(self._write, self._next_ones()))  # each has a partition of its own
+            problem = next((problem for problem in problems if problem is not None), None)
             self._tell(problem)
             if not self._waiting:
                 self._posted.clear()
@@ -102,26 +103,21 @@ class Letters:
             chosen.append(letter)
         return chosen
 
-    async def _write(self, letters: Sequence[_Letter], *, brief: bool = False) -> EventProcessorError | None:
-        """The problem, or None where all of them are durable. Those that are not, are tried last the next time."""
+    async def _write(self, letter: _Letter) -> EventProcessorError | None:
+        """None once it is durable, else the problem: then it is tried again, after the others."""
         try:
-            await self._publisher.publish([event.to_message(self._written(letter, brief=brief)) for letter in letters])
-        except RecordRefused as refused:  # the topic takes less than most do
-            if len(letters) > 1:
-                problems = [await self._write([letter]) for letter in letters]
-                return next((problem for problem in problems if problem is not None), None)
-            if not brief:
-                return await self._write(letters, brief=True)
-            self._put_last(letters)
-            return refused
+            await self._publisher.publish([event.to_message(self._written(letter))])
+        except RecordRefused:  # the topic takes less than most do
+            try:
+                await self._publisher.publish([event.to_message(self._written(letter, brief=True))])
+            except (CannotStore, RecordRefused) as error:
+                return self._put_last(letter, error)
         except CannotStore as error:
-            self._put_last(letters)
-            return error
-        for letter in letters:
-            self._done(letter)
+            return self._put_last(letter, error)
+        self._done(letter)
         return None
 
-    def _written(self, letter: _Letter, *, brief: bool) -> CloudEvent:
+    def _written(self, letter: _Letter, *, brief: bool = False) -> CloudEvent:
         webex = letter.error if isinstance(letter.error, WebexError) else None
         return dead_letters.bury(
             letter.record,
@@ -135,11 +131,11 @@ class Letters:
             brief=brief,
         )
 
-    def _put_last(self, letters: Sequence[_Letter]) -> None:
-        for letter in letters:
-            place = letter.record.partition, letter.record.offset
-            if self._waiting.get(place) is letter:
-                self._waiting[place] = self._waiting.pop(place)
+    def _put_last(self, letter: _Letter, error: EventProcessorError) -> EventProcessorError:
+        place = letter.record.partition, letter.record.offset
+        if self._waiting.get(place) is letter:
+            self._waiting[place] = self._waiting.pop(place)
+        return error
 
     def _done(self, letter: _Letter) -> None:
         record = letter.record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from service.bus.journal import Journal
+from service.core.errors import JournalError
+from service.core.message import Message
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +49,21 @@ async def test_after_a_failed_fsync_nothing_is_written(tmp_path: Path, kind: str
         assert journal.accepting
         assert [stored.offset for stored in await journal.read("meetings", 0, 10)][: len(rows)] == rows
         assert await journal.committed("group", "meetings") == 0
+
+
+async def test_whatever_happens_in_the_thread_nobody_waits_for_ever(tmp_path: Path) -> None:
+    """Also what ends a thread in silence: who waited is told, the journal is given up, and reading goes on."""
+
+    def die(_: object) -> None:
+        raise SystemExit
+
+    with contextlib.suppress(JournalError):
+        async with asyncio.timeout(10), await Journal.open(tmp_path) as journal:
+            message = Message(topic="meetings", key="k", value=b"{}", partition_by="k")
+            await journal.append([("meetings", message)])
+            waiting = [journal._writer.submit(die), journal._writer.submit(lambda file: file.extent("meetings"))]
+            for each in waiting:
+                with pytest.raises(JournalError, match="not trusted any more"):
+                    await each
+            assert not journal.accepting
+            assert [stored.offset for stored in await journal.read("meetings", 0, 10)] == [0]

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import structlog
@@ -41,6 +41,16 @@ T = TypeVar("T")
 EXAMPLES, STEPS = 500, 50
 DEADLINE = 2.0
 GROUP = "group"
+SITUATIONS = [
+    "rows",
+    "rows and memory",
+    "late",
+    "landed while the journal writes",
+    "stranded",
+    "taken apart",
+    "given up",
+]
+SITUATIONS += ["letters", "neither"]
 COUNTS = {"work": 2, "meetings": 1, "dead-letters": 1}
 
 #: In memory where there is such a file system: what an fsync means to a disk is not what is tested here.
@@ -64,7 +74,7 @@ class TroubledJournal:
         self.pending = 0
         self.full = False
         self.failure: str | None = None
-        self.breaks: str | None = None  # at the next append: "before" it is written, or "after"
+        self.breaks: str | None = None  # "now", or at the next append: "before" it is written, or "after"
         self.unreadable = False
         self.stranded: set[int] = set()
         self.gone = False  # killed: nobody hears of anything
@@ -144,7 +154,7 @@ class Life:
         self.sender = FakeSender()
         self.sender.log, self.sender.counts = machine.log, machine.counts
         self.sender.refuse = machine.refuses
-        self.journal = machine.run(Journal.open(folder, free=lambda _: 4 << 20))
+        self.journal = machine.run(Journal.open(folder, free=lambda _: 8 << 20))  # enough, but not for a ballast
         self.port = TroubledJournal(self.journal)
         self.calls: dict[asyncio.Task[None], list[int]] = {}
         self.disk: threading.Event | None = None
@@ -161,6 +171,9 @@ class Life:
 
 class PublisherMachine(RuleBasedStateMachine):
     """What is published, with everything that may come in between; the invariants stand at the end."""
+
+    #: How often which situation was there, over all lives.
+    reached: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,10 +308,12 @@ class PublisherMachine(RuleBasedStateMachine):
         self.life.port.full = full
         self.settle()
 
-    @rule(breaks=st.sampled_from(["before", "after"]), unreadable=st.booleans())
+    @rule(breaks=st.sampled_from(["now", "before", "after"]), unreadable=st.booleans())
     def break_journal(self, breaks: str, unreadable: bool) -> None:
-        """At the next append; what was in it may be there all the same."""
+        """Now, or at the next append, of which the rows may be there all the same."""
         self.life.port.breaks, self.life.port.unreadable = breaks, unreadable
+        if breaks == "now":
+            self.life.port.failure = "the disk failed"
 
     @precondition(lambda self: self.life.disk is None)
     @rule()
@@ -416,14 +431,29 @@ class PublisherMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         """What was said to be stored is acknowledged or in the journal, and so is every row that was there before."""
+        written = {number(record.message) for log in self.log.values() for record in log}
         if self.life.disk is not None:
+            self.reached.update(self._where_we_are(set(range(self.published)), written))
             return
         self.settle()
         rows = self.run(self._rows())
-        written = {number(record.message) for log in self.log.values() for record in log}
         assert self.returned <= written | rows, f"lost: {sorted(self.returned - written - rows)}"
         assert self.in_journal <= written | rows, f"removed: {sorted(self.in_journal - written - rows)}"
         self.in_journal = rows
+        self.reached.update(self._where_we_are(rows, written))
+
+    def _where_we_are(self, rows: set[int], written: set[int]) -> Iterator[str]:
+        lanes = list(self.life.publisher._lanes)
+        airborne = [lane.flight for lane in lanes if lane.flight is not None]
+        yield from ["rows"] * bool(rows)
+        yield from ["rows and memory"] * any(lane.rows and lane.waiting for lane in lanes)
+        yield from ["late"] * any(flight.rows and flight.deliveries[0].entries[0].call for flight in airborne)
+        yield from ["landed while the journal writes"] * any(lane._landed for lane in lanes)
+        yield from ["stranded"] * any(lane.stranded for lane in lanes)
+        yield from ["taken apart"] * any(each._suspect > each.done for flight in airborne for each in flight.deliveries)
+        yield from ["given up"] * any(given.answer.cancelled() for given in self.life.sender.given)
+        yield from ["letters"] * (("dead-letters", 0) in self.log)
+        yield from ["neither"] * bool(set(range(self.published)) - rows - written - self.returned)
 
     async def _rows(self) -> set[int]:
         streams = await self.life.journal.streams()
@@ -510,7 +540,11 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_quiet")
 def test_journal_publisher_and_offsets() -> None:
-    """500 lives of 50 steps each: nothing is lost, nothing comes out of order, nothing is removed or committed too early."""
+    """500 lives of 50 steps each: nothing is lost, nothing comes out of order, nothing is removed or committed too early.
+
+    And they come to where that is at stake.
+    """
+    PublisherMachine.reached.clear()
     run_state_machine_as_test(
         PublisherMachine,
         settings=settings(
@@ -520,3 +554,5 @@ def test_journal_publisher_and_offsets() -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+    rare = {what: PublisherMachine.reached[what] for what in SITUATIONS if PublisherMachine.reached[what] < 10}
+    assert not rare, PublisherMachine.reached

@@ -20,7 +20,7 @@ from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader
 from service.controllers import guests
 from service.controllers.commands import Again, CommandsController, Done
-from service.controllers.intake import Intake
+from service.controllers.intake import LOOP, Intake
 from service.controllers.ledger import Ledger, Place
 from service.controllers.letters import Letters
 from service.controllers.ownership import Ownership
@@ -77,6 +77,7 @@ class Bench:
     doubted: list[Place] = field(default_factory=list)
     unusable: set[str] = field(default_factory=set)
     waits: list[float] = field(default_factory=list)
+    beats: list[str] = field(default_factory=list)
     seen: int = 0
     before: dict[str, int] = field(default_factory=dict)
     tenants: dict[str, Tenant] = field(default_factory=dict)
@@ -144,6 +145,7 @@ class Bench:
             organizations=self.organizations,
             now=self.clock,
             letters=Letters(publisher=self.publisher, observer=self.observer, receiver="test", now=self.clock),
+            pulse=self.beats.append,
         )
         stop = asyncio.Event()
         running_ = asyncio.create_task(intake.run(stop))
@@ -1136,6 +1138,13 @@ async def test_what_cannot_be_handed_over_holds_up_its_own_organisation_only(
         stuck = False
         await taking_in
     assert [one.id for one in await bench.commands()] == ["2", "4", "1", "3"]
+
+
+async def test_taking_in_beats(bench: Bench) -> None:
+    """So that whoever looks from outside sees it hang."""
+    await bench.send(await bench.scene("meetings.get"))
+    await bench.take_in()
+    assert set(bench.beats) == {LOOP}
 
 
 async def test_a_bug_in_checking_a_command_stops_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

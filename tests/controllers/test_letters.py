@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -152,23 +152,36 @@ async def test_a_letter_that_is_refused_for_ever_holds_up_no_other(journal: Jour
     assert one not in office.finished
 
 
-async def test_large_letters_are_not_written_all_at_once(journal: Journal) -> None:
-    """What is published together has a bound."""
+async def test_letters_are_not_written_all_at_once(journal: Journal) -> None:
+    """Neither more than fifty, nor many large ones: each stands in memory twice while it is written."""
     async with Office(journal).open() as office:
-        sizes: list[int] = []
-        office.publisher.refuse = lambda message: bool(sizes.append(len(message.value or b"")))  # type: ignore[func-returns-value]
-        batches: list[int] = []
+        under_way, most = 0, list[int]()
         usual = office.publisher.publish
 
-        async def publish(messages: list[Message]) -> None:
-            batches.append(len(messages))
+        async def publish(messages: Sequence[Message]) -> None:
+            nonlocal under_way
+            under_way += 1
+            most.append(under_way)
+            await asyncio.sleep(0.001)
             await usual(messages)
+            under_way -= 1
 
-        office.publisher.publish = publish  # type: ignore[method-assign,assignment]
+        office.publisher.publish = publish  # type: ignore[method-assign]
         office.post(*(poison(n, value=b"x" * 300_000) for n in range(6)))
         await office.until(lambda: len(office.finished) == 6)
-    assert max(batches) == 1
-    assert len(sizes) == 6
+        large = max(most)
+        office.post(*(poison(n) for n in range(100, 300)))
+        await office.until(lambda: len(office.finished) == 206)
+    assert (large, max(most)) == (1, 50)
+
+
+async def test_a_letter_that_has_no_room_holds_up_no_other(journal: Journal) -> None:
+    """One partition of the dead letters has no leader: those for the others are written, once each."""
+    stuck = Office(journal, refuse=lambda letter: b'"offset":1,' in (letter.value or b""))
+    async with stuck.open() as office:
+        office.post(*map(poison, range(5)))
+        await office.until(lambda: len(office.finished) == 4 and len(office.observer.waiting_letters) > 3)
+    assert [letter.data["offset"] for letter in await office.written()] == [0, 2, 3, 4]
 
 
 async def test_the_letters_of_a_partition_that_is_gone_are_forgotten(journal: Journal) -> None:

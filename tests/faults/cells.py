@@ -2,7 +2,7 @@
 
 Each cell is a rig of its own (:mod:`tests.faults.rig`) in a process of its own: load, one fault, and a minute after it. Its
 verdict is :mod:`tests.faults.invariants`' and what the cell adds. A row is printed for each; ``--write FILE`` puts the table
-between the markers in that file. Exit code 1 where a cell is red. ``--keep FOLDER`` keeps the histories of those.
+between the markers in that file. Exit code 1 where a cell is red. ``--keep FOLDER`` keeps history and logs of each.
 """
 
 from __future__ import annotations
@@ -402,10 +402,10 @@ CELLS: dict[str, Cell] = {
 
 
 async def run(cell: Cell, options: Options, *, keep: Path | None = None) -> Result:
-    """Play one cell. A red one leaves its files in ``keep``."""
+    """Play one cell, and leave its files in ``keep``."""
     with tempfile.TemporaryDirectory(prefix=f"webex-events-cell-{cell.name}-", ignore_cleanup_errors=True) as folder:
         result = await _played(cell, options, Path(folder))
-        if keep is not None and not result.ok:
+        if keep is not None:
             shutil.copytree(folder, keep / cell.name, dirs_exist_ok=True)
     return result
 
@@ -574,7 +574,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--after", type=float, default=Options.after, help="seconds of load after each fault")
     parser.add_argument("--side-by-side", type=int, default=1, help="cells at a time; figures suffer")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between its markers")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the histories and logs of red cells")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep history and logs of each cell")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     return parser
 

@@ -31,6 +31,9 @@ from tests.volume import mounted
 PREFIX = "disk."
 
 #: What may be: a journal that drains while Kafka comes back sends some records twice.
+#: Requests after each start: Kafka has acknowledged something on most lanes before anything is broken.
+WARM_UP = 30
+
 BOUNDS = Bounds(duplicates=1000, quiet=60)
 
 #: Requests per second while the journal fills; and MiB of its volume.
@@ -90,6 +93,9 @@ class Receiver:
         self.process.start()
         await until(self.is_ready, within=60)
         await until(lambda: self.measures("producer_healthy", lambda value: value == 1), within=60)
+        for _ in range(WARM_UP):
+            assert (await self.post()).status in (204, 401)
+        await until(lambda: self.measures("journal_rows", lambda value: value == 0), within=30)
 
     async def without_kafka(self) -> None:
         """Kafka stands still, and the receiver has noticed."""
@@ -274,7 +280,7 @@ async def test_a_full_volume_refuses_visibly_and_empties_itself(kafka_clusters: 
             f" empty after {ready + drained:.1f} s; answers {dict(statuses)}\n{report}\n"
         )
         assert report.ok, str(report)
-        assert statuses.keys() <= {200, 202, 204, 401, 503}
+        assert statuses.keys() <= {204, 401, 503}
         assert statuses[503] > 0
         assert counted == statuses[503] + 1  # and the one that we asked for ourselves
 
@@ -288,7 +294,12 @@ async def test_a_slow_fsync_holds_up_nobody_else(kafka_clusters: ClusterFactory,
     async with standing(kafka_clusters(1), tmp_path) as receiver:
         await receiver.start(tracer=tracer("delay_enter=500000", tmp_path / "strace.log"))
         await receiver.without_kafka()
-        stop, seconds = asyncio.Event(), list[float]()
+        stop, seconds, idle = asyncio.Event(), list[float](), list[float]()
+        probing = asyncio.create_task(probe(receiver, stop, idle))
+        await asyncio.sleep(2)
+        stop.set()
+        await probing
+        stop.clear()
         probing = asyncio.create_task(probe(receiver, stop, seconds))
         posts = [await receiver.post() for _ in range(5)]
         posts += await asyncio.gather(*(receiver.post() for _ in range(20)))
@@ -299,9 +310,10 @@ async def test_a_slow_fsync_holds_up_nobody_else(kafka_clusters: ClusterFactory,
         fastest = min(post.t1 - post.t0 for post in posts if post.status != 401)
         sys.stdout.write(
             f"\n{len(seconds)} probes: p50 {percentile(seconds, 0.5) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms,"
-            f" max {max(seconds) * 1000:.1f} ms; fastest POST {fastest * 1000:.0f} ms\n"
+            f" max {max(seconds) * 1000:.1f} ms (without any fsync: p99 {percentile(idle, 0.99) * 1000:.1f} ms);"
+            f" fastest POST {fastest * 1000:.0f} ms\n"
         )
-        assert {post.status for post in posts} <= {200, 202, 204, 401}
+        assert {post.status for post in posts} <= {204, 401}
         assert fastest >= 0.5
         assert p99 <= PROMPT
         _, report = await receiver.judged()
@@ -356,7 +368,7 @@ async def fail(receiver: Receiver, when: int, log: Path) -> float:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(watch(receiver, stop, answers))
         posts = [await receiver.post()]
-        while posts[-1].status in (200, 202, 204, 401) and len(posts) < max(FAILING) + 10:
+        while posts[-1].status in (204, 401) and len(posts) < max(FAILING) + 10:
             posts.append(await receiver.post())
         posts += [await receiver.post() for _ in range(3)]
         stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -39,12 +41,16 @@ async def foreign(cluster: Cluster) -> AsyncIterator[Any]:
 async def write_batch(client: Any, topic: str, records: Sequence[Foreign], *, partition: int = 0) -> int:
     """One batch (``topic`` with its prefix); the offset of its first record."""
     await client.add_topic(topic)
-    data = _batch(records)
-    node = client.cluster.leader_for_partition(aiokafka.TopicPartition(topic, partition))
-    answer = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(partition, data)])]))
-    ((_, ((_, code, offset, *_),)),) = answer.topics
-    assert code == 0, code
-    return int(offset)
+    data, place = _batch(records), aiokafka.TopicPartition(topic, partition)
+    async with asyncio.timeout(20):
+        while True:
+            node = client.cluster.leader_for_partition(place)
+            answer = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(partition, data)])]))
+            ((_, ((_, code, offset, *_),)),) = answer.topics
+            if code == 0:
+                return int(offset)
+            assert for_code(code).retriable, code  # a topic that is new has no leader yet
+            await client.force_metadata_update()
 
 
 def _batch(records: Sequence[Foreign]) -> bytes:

@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import aiokafka
 import pytest
+from aiokafka.errors import CorruptRecordException
 from structlog.testing import capture_logs
 
 from service.bus.kafka import KafkaConsumer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_connection import Connection
 from service.bus.kafka_partitioner import partition_for
+from service.bus.kafka_plain import read_plainly
 from service.bus.topics import TopicPlan
 from service.core.errors import CannotStore, KafkaUnavailable
 from service.core.message import Message
@@ -443,6 +446,61 @@ async def test_a_header_that_is_not_utf8_stops_nobody(kafka: Cluster, topic_pref
     assert await committed(kafka, f"{topic_prefix}g") == {0: 10, 1: 3}
     read = await read_topic(kafka, topic_prefix, "work", partitions=2)
     assert [(record.offset, record.value) for record in read if record.partition == 0] == first
+
+
+async def test_a_batch_that_cannot_be_decoded_takes_nothing_away_from_others(kafka: Cluster, topic_prefix: str) -> None:
+    """aiokafka forgets what it had collected of the other partitions, and has moved past it: whoever commits after that
+    loses it.
+    """
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=6)])
+    topic = f"{topic_prefix}work"
+    odd: Sequence[tuple[str, bytes | None]] = [(ODD, b"x")]
+    one = member(kafka, topic_prefix)
+    await one.start()
+    await until(lambda: bool(one.partitions))
+    async with foreign(kafka) as client:
+        for round_ in range(5):
+            for partition in range(6):
+                headers = odd if partition in (1, 4) else []
+                records = [(b"k", b"%d" % (round_ * 10 + n), headers) for n in range(10)]
+                await write_batch(client, topic, records, partition=partition)
+            await asyncio.sleep(0.2)
+    await until(lambda: len(one.records) >= 300)
+    await one.stop()
+    found = sorted((record.partition, record.offset, record.value) for record in one.records)
+    assert found == [(partition, n, b"%d" % n) for partition in range(6) for n in range(50)]
+    assert await committed(kafka, f"{topic_prefix}g") == dict.fromkeys(range(6), 50)
+
+
+async def test_a_batch_that_is_damaged_stops_its_own_partition_only(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an alert, once, and no reason to leave the group again and again."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    topic = f"{topic_prefix}work"
+
+    async def damaged(client: Any, place: Any, position: int) -> Any:
+        if place.partition == 0:
+            raise CorruptRecordException
+        return await read_plainly(client, place, position)
+
+    monkeypatch.setattr("service.bus.kafka_consumer.read_plainly", damaged)
+    one = member(kafka, topic_prefix)
+    with capture_logs() as logs:
+        await one.start()
+        await until(lambda: bool(one.partitions))
+        async with foreign(kafka) as client:
+            await write_batch(client, topic, [(b"k", b"0", [(ODD, b"x")])])
+            for n in range(10):
+                await write_batch(client, topic, [(b"k", b"%d" % n, [])], partition=1)
+                await asyncio.sleep(0.3)
+        await until(lambda: len(one.records) >= 10)
+        await one.stop()
+    assert [record.value for record in one.records] == [b"%d" % n for n in range(10)]
+    alerts = [line for line in logs if line["event"] == "consumer.batch_unreadable"]
+    assert [(line["log_level"], line["partition"], line["position"]) for line in alerts] == [("error", 0, 0)]
+    assert [line for line in logs if line["event"] == "consumer.lost"] == []
+    assert await committed(kafka, f"{topic_prefix}g") == {1: 10}
 
 
 async def write_more_to(cluster: Cluster, topic: str) -> None:

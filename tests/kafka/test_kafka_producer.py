@@ -196,10 +196,10 @@ async def test_a_refused_batch_takes_no_other_with_it(kafka: Cluster, topic_pref
         beside = [producer.send("work", 1, [outgoing(numbered("beside", n))]) for n in range(3)]
         with pytest.raises(RecordRefused, match=r"^work: MessageSizeTooLargeError, 2 records, \d+ bytes$"):
             await refused
+        await until(lambda: producer.largest("work") == 2000 - BATCH_OVERHEAD)
         await producer.send("work", 0, [outgoing(numbered("k", 2))])
         await asyncio.gather(*beside)
         assert producer.healthy
-        await until(lambda: producer.largest("work") == 2000 - BATCH_OVERHEAD)
     records = await read_topic(kafka, topic_prefix, "work", partitions=2)
     assert first_occurrences(records) == {"k": [0, 2], "beside": [0, 1, 2]}
 

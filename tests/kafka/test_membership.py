@@ -213,9 +213,18 @@ async def test_a_commit_at_the_revoke_is_the_last_one(kafka: Cluster, topic_pref
         held = sorted(one.records, key=lambda record: record.offset)
         first = [record for record in held if record.partition == held[0].partition]
         one.drain = lambda: one.consumer.finish(first[0])
+        coordinator = inside(one.consumer)._coordinator
+        rejoin = coordinator._do_rejoin_group
+
+        async def rejoin_late(subscription: Any) -> Any:
+            await asyncio.sleep(1.5)  # the group waits, and would take a commit of the generation before
+            return await rejoin(subscription)
+
+        coordinator._do_rejoin_group = rejoin_late
         other = member(kafka, topic_prefix, hold=True)
         await other.start()
         await until(lambda: ("revoked", frozenset({0, 1})) in one.told)
+        await asyncio.sleep(0.5)
         for record in held:
             one.consumer.finish(record)
         await one.consumer.commit()
