@@ -5,6 +5,7 @@ It stands here, and not beside the checker, so that a plain run of all tests has
 
 from __future__ import annotations
 
+import base64
 import random
 import subprocess
 import sys
@@ -34,10 +35,11 @@ from tests.faults.history import (
     read,
 )
 from tests.faults.invariants import CHECKS, Bounds, check
+from tests.faults.reading import Reader
 
 #: Time of day minus monotonic time.
 WALL = 1_000_000.0
-BOUNDS = Bounds(duplicates=3, unavailable=4, gap=20.0, effects=True)
+BOUNDS = Bounds(duplicates=3, letters=20, unavailable=4, gap=20.0, effects=True)
 
 Lines = list[AnyLine]
 Kind = TypeVar("Kind", bound=AnyLine)
@@ -229,6 +231,11 @@ def repeat_too_much(chance: random.Random, lines: Lines) -> Lines:
     return [*lines, *(msgspec.structs.replace(record, offset=1000 + n) for n in range(BOUNDS.duplicates + 1))]
 
 
+def set_too_many_aside(chance: random.Random, lines: Lines) -> Lines:
+    accepted = [post for post in _of(lines, Post) if post.status == 204]
+    return [*lines, *(_at(Letter(id=post.id), _end(lines)) for post in accepted)]
+
+
 def swap_two(chance: random.Random, lines: Lines) -> Lines:
     """Two of one key exchange their offsets."""
     promised = {post.id: post for post in _promised(lines)}
@@ -297,6 +304,7 @@ PLANTED: dict[str, Callable[[random.Random, Lines], Lines]] = {
     "altered": alter_a_record,
     "inconsistent": two_at_one_place,
     "duplicates": repeat_too_much,
+    "set aside": set_too_many_aside,
     "order": swap_two,
     "moved": move_a_key,
     "commit": commit_past_work,
@@ -333,7 +341,7 @@ SLOW = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCh
 
 
 @SLOW
-@given(seed=st.integers(0, 2**32), count=st.integers(30, 80))
+@given(seed=st.integers(0, 2**32), count=st.integers(40, 80))
 def test_good_histories_pass(seed: int, count: int) -> None:
     """Refusals, repeats, letters, superseded events and throttling are no violations, whatever their order in the file."""
     lines = good(seed, count)
@@ -343,7 +351,7 @@ def test_good_histories_pass(seed: int, count: int) -> None:
 
 
 @SLOW
-@given(name=st.sampled_from(sorted(PLANTED)), seed=st.integers(0, 2**32), count=st.integers(30, 80))
+@given(name=st.sampled_from(sorted(PLANTED)), seed=st.integers(0, 2**32), count=st.integers(40, 80))
 def test_one_thing_wrong_is_found(name: str, seed: int, count: int) -> None:
     """Whatever the history and wherever it happens."""
     assert name in red(PLANTED[name](random.Random(seed), good(seed, count)))  # noqa: S311 - not a secret
@@ -547,3 +555,19 @@ def test_the_command_fails_where_it_cannot_read(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "a.jsonl:1" in done.stderr
+
+
+# --- what a letter sets aside -----------------------------------------------------------------------------------------
+
+
+def test_a_letter_is_about_the_record_that_it_holds_and_no_other() -> None:
+    """An id that another one begins with, or that stands in a text, is not set aside by it."""
+    posts = [
+        Post(id=id_, key="k", ctr=1, status=204, t0=1.0, t1=1.1, event=f"event-{id_}") for id_ in ("a", "a-1", "a-12")
+    ]
+    reader = Reader("127.0.0.1:9", "", posts)
+    event, hint = b'{"data":{"title":"a","rig":{"id":"a-1","ctr":1}}}', b'{"event_id":"event-a-12","series":"a"}'
+    for value, found in ((event, "a-1"), (hint, "a-12"), (b'{"title":"a-1"}', "")):
+        letter = {"valueBase64": base64.b64encode(value).decode(), "reason": "refusedByKafka"}
+        assert [each.id for each in reader.letters(letter)] == ([found] if found else [])
+    assert list(reader.letters({"valueBase64": None, "reason": "refusedByKafka"})) == []

@@ -9,6 +9,7 @@ number of the scenario in its name.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import subprocess
@@ -80,8 +81,8 @@ class Run:
 
     def ended(self) -> int:
         """Tell of it; its exit code. To have no test that is quick is none of a failure."""
-        code = self.process.wait()
-        if code == pytest.ExitCode.NO_TESTS_COLLECTED and "quick" in self.scenario:
+        code = _failed_if_killed(self.process.wait())
+        if code == pytest.ExitCode.NO_TESTS_COLLECTED and "quick" in self.scenario and "-k" not in self.scenario:
             self.output.close()
             return 0
         self.output.seek(0)
@@ -90,6 +91,11 @@ class Run:
         sys.stdout.flush()
         self.output.close()
         return code
+
+
+def _failed_if_killed(code: int) -> int:
+    """As a shell has it: 128 and the signal; the highest of all codes has to tell of it."""
+    return 128 - code if code < 0 else code
 
 
 def _numbered(flag: str, number: int) -> str:
@@ -112,7 +118,9 @@ def run(wanted: Iterable[Scenario], flags: Sequence[str]) -> int:
     finally:
         for each in running:  # interrupted: each ends in order what it has started
             each.process.send_signal(signal.SIGINT)
-            each.process.wait(30)
+        for each in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                each.process.wait(30)
     return max(codes)
 
 
@@ -123,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     code = run(scenarios(quick=quick), flags)
     if not quick:
-        code = max(code, subprocess.run((sys.executable, *MATRIX), check=False).returncode)
+        code = max(code, _failed_if_killed(subprocess.run((sys.executable, *MATRIX), check=False).returncode))
     sys.stdout.write(f"== all ({time.monotonic() - begun:.0f} s)\n")
     return code
 

@@ -37,7 +37,7 @@ from tests.faults.rig import PREFIX, Rig
 BEGIN, END = "<!-- cells: begin -->", "<!-- cells: end -->"
 
 #: 2xx must not pause for longer: the publisher waits for Kafka for 2 s, then the journal takes over.
-BOUNDS = Bounds(duplicates=500, unavailable=0, gap=5.0)
+BOUNDS = Bounds(duplicates=500, letters=0, unavailable=0, gap=5.0)
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ async def _restarted(rig: Rig) -> None:
 #: What happens once for each of these: leader, follower and controller.
 TARGETS: dict[str, Target] = {"leader": the_leader, "follower": the_follower, "controller": the_controller}
 QUICK = {"leader-kill", "follower-stop"}
-RESTARTED = Bounds(duplicates=500)
+RESTARTED = Bounds(duplicates=500, letters=0)
 
 
 def _matrix() -> Iterator[Cell]:
@@ -392,7 +392,11 @@ CELLS: dict[str, Cell] = {
         Cell("gray", gray, limit=900),
         Cell("loss", lossy),
         Cell("twenty-kills", twenty_kills, more=recovers_within_20_s, limit=1800),
-        Cell("more-partitions", more_partitions, bounds=Bounds(500, unavailable=0, gap=5.0, repartitioned=True)),
+        Cell(
+            "more-partitions",
+            more_partitions,
+            bounds=Bounds(500, letters=0, unavailable=0, gap=5.0, repartitioned=True),
+        ),
         Cell("receiver-killed", receiver_killed, bounds=RESTARTED),
     )
 }

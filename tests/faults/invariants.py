@@ -8,7 +8,7 @@ Jepsen's checker for Kafka, and Apache Kafka's own replication test: acknowledge
   can be said, so nothing passes.
 * *refused but stored*: answered 4xx, and read all the same.
 * *foreign*, *altered*, *inconsistent*: read, but never sent; with another key or number; another record at the same place.
-* *duplicates*: more than ``duplicates`` because of one fault.
+* *duplicates*: more than ``duplicates`` because of one fault. *set aside*: more than ``letters`` of what was answered 2xx.
 * *order*: of two events of one key, one answered before the other was sent, or taken in by the product before it, the first
   came second. *moved*: one key in two partitions of a topic.
 * *commit*: an offset committed past unfinished work.
@@ -59,6 +59,7 @@ class Bounds:
     """
 
     duplicates: int = 500
+    letters: int | None = None
     quiet: float = 60.0
     unavailable: int | None = None
     gap: float | None = None
@@ -374,6 +375,12 @@ def _commit(facts: _Facts) -> Iterator[str]:
             yield f"{line.topic}/{line.partition}: {line.offset} past {line.lowest_unfinished}"
 
 
+def _set_aside(facts: _Facts) -> Iterator[str]:
+    """A product that buries whatever it finds hard loses nothing, and is of no use."""
+    aside = sorted(facts.aside & facts.accepted.keys())
+    return iter(aside if facts.bounds.letters is not None and len(aside) > facts.bounds.letters else ())
+
+
 def _twice(facts: _Facts) -> Iterator[str]:
     counts = Counter((effect.id, effect.call) for effect in facts.all(Effect) if effect.changed)
     return (f"{call} {id_}" for (id_, call), count in counts.items() if count > 1)
@@ -430,6 +437,7 @@ CHECKS: dict[str, Check] = {
     "altered": _altered,
     "inconsistent": _inconsistent,
     "duplicates": _duplicates,
+    "set aside": _set_aside,
     "order": _order,
     "moved": _moved,
     "commit": _commit,
@@ -594,6 +602,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.invariants", description="Check a history.")
     parser.add_argument("history", nargs="+", type=Path, help="JSON lines; several files are one history")
     parser.add_argument("--duplicates", type=int, default=Bounds.duplicates, help="allowed for each fault")
+    parser.add_argument("--letters", type=int, help="events answered 2xx that may be set aside")
     parser.add_argument("--quiet", type=float, default=Bounds.quiet, help="seconds within which everything is seen")
     parser.add_argument("--unavailable", type=int, help="requests that may end without 2xx or 4xx")
     parser.add_argument("--gap", type=float, help="seconds without a 2xx that are allowed")

@@ -25,15 +25,16 @@ def _ids(path: Path) -> Iterator[str]:
         for table in tables:
             for row in connection.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - its own tables
                 for value in row:
-                    yield from _ids_of(value.encode() if isinstance(value, str) else value)
+                    yield from ids_in(value.encode() if isinstance(value, str) else value)
     finally:
         connection.close()
 
 
-def _ids_of(raw: object) -> Iterator[str]:
+def ids_in(raw: object) -> Iterator[str]:
+    """The ids in what the product wrote; none in anything but bytes."""
     if not isinstance(raw, bytes):
         return
     for rig, event in _ID.findall(raw):
         yield (rig or event).decode()
     for body in _QUARANTINED.findall(raw):
-        yield from _ids_of(base64.b64decode(body))
+        yield from ids_in(base64.b64decode(body))

@@ -14,6 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.faults.history import Kafka, Letter, Post
+from tests.faults.left_behind import ids_in
 from tests.faults.quorum import copies
 
 #: Topics where the rig's events go; ``work`` has their hints.
@@ -55,7 +56,7 @@ class Reader:
     def _lines(self, record: Any) -> Iterator[AnyRecord]:
         topic = record.topic.removeprefix(self._prefix)
         if topic == "dead-letters":
-            yield from (Letter(id=id_) for id_ in self._posts if id_ in record.value.decode(errors="replace"))
+            yield from self.letters(json.loads(record.value)["data"])
             return
         id_, key, ctr, received = self.rigs_own(topic, record.key.decode(), json.loads(record.value))
         self._missing.discard((topic, id_))
@@ -69,6 +70,13 @@ class Reader:
             received=datetime.fromisoformat(received).timestamp(),
             appended=record.timestamp / 1000 if record.timestamp_type == 1 else 0.0,
         )
+
+    def letters(self, letter: Mapping[str, Any]) -> Iterator[Letter]:
+        """Of the record that it holds: its id, exactly; one that ends like it is another one."""
+        for id_ in ids_in(base64.b64decode(letter["valueBase64"] or "")):
+            post = self._posts.get(id_) or self._by_event.get(id_)
+            if post is not None:
+                yield Letter(id=post.id, reason=letter["reason"])
 
     def rigs_own(self, topic: str, key: str, value: Mapping[str, Any]) -> tuple[str, str, int, str]:
         """Id, key and number that the sender gave to the event of this record, and when the product took it in."""

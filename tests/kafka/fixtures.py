@@ -45,7 +45,7 @@ def secured_kafka() -> Iterator[SecuredKafka]:
         try:
             kafka = stack.enter_context(SecuredKafka.started())
         except KafkaUnavailable as error:
-            _leave_out(str(error))
+            leave_out(str(error))
         yield kafka
 
 
@@ -66,10 +66,11 @@ def _started(stack: ExitStack, brokers: int) -> Cluster:
     try:
         return stack.enter_context(Cluster.started(brokers))
     except KafkaUnavailable as error:
-        _leave_out(str(error))
+        leave_out(str(error))
 
 
-def _leave_out(reason: str) -> NoReturn:
+def leave_out(reason: str) -> NoReturn:
+    """Skip the test, or fail it where nothing may be left out."""
     if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(f"{LEFT_OUT}{reason}; with CI=true nothing may be left out", pytrace=False)
     pytest.skip(LEFT_OUT + reason)
