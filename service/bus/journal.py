@@ -86,11 +86,12 @@ class Journal:
         """
         space: list[Space] = []
 
-        def open_store() -> JournalFile:
-            file = open_file(folder, max_bytes, now=now or _utc_now, vfs=vfs)
+        def keep_within(file: JournalFile) -> None:
             space.append(Space(folder, limit=max_bytes, free=free))
             file.keep_within(space[0])
-            return file
+
+        def open_store() -> JournalFile:
+            return open_file(folder, max_bytes, now=now or _utc_now, vfs=vfs, prepare=keep_within)
 
         writer = GroupCommit(open_store, name="journal")
         file = await writer.start()
@@ -194,6 +195,11 @@ class Journal:
     def end(self, stream: str) -> int:
         """The next offset to be given out, read without waiting for anything."""
         return self._file.end(stream)
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of what it uses that removing does not make less: SQLite's log. At most a second old."""
+        return self._space.overhead
 
     async def occupied(self) -> int:
         """Bytes of the file that hold something: what removing makes less, though the file stays as large as it is."""

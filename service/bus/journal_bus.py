@@ -33,8 +33,8 @@ POLL_SECONDS = 1.0
 #: Compaction pays when the stream has grown by this many records and doubled.
 COMPACT_AFTER = 1000
 
-#: Share of what the journal could have on its volume that retention leaves it: less than the 70 % at which it takes events
-#: again, so that old events go before new ones are refused.
+#: Share of what the journal could have on its volume that retention leaves it, SQLite's log included: less than the 70 % at
+#: which it takes events again, so that old events go before new ones are refused.
 KEPT_SHARE = 0.6
 
 #: How old what a group has not finished must be to say that the group holds back retention; and how often that is said.
@@ -317,8 +317,9 @@ async def retain_by_size(journal: Journal, topics: Collection[str], max_bytes: i
 
 
 async def is_above(journal: Journal, max_bytes: int) -> bool:
-    """Whether the journal holds more, or more than its share of what its volume could give it."""
-    return await journal.occupied() > min(max_bytes, KEPT_SHARE * journal.capacity)
+    """Whether the journal holds more, or uses (with its log, as the watermark does) more than its share of its room."""
+    occupied = await journal.occupied()
+    return occupied > max_bytes or occupied + journal.overhead > KEPT_SHARE * journal.capacity
 
 
 async def _oldest(journal: Journal, topics: Collection[str]) -> str | None:

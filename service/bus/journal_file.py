@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -141,6 +142,7 @@ class JournalFile:
         self._lock = lock
         self._space: Space | None = None
         self._wal_pages = 0
+        self._files = self._files_by_name()
         self._streams = self._load()
         self._changed: set[str] = set()
         self.rows = 0
@@ -179,8 +181,8 @@ class JournalFile:
             self._save(self._streams[name])
         self._changed.clear()
         self._execute("COMMIT")
-        if self._lock.deleted:  # what is in an unlinked file ends with the process
-            raise StoreBroken("its folder was deleted while it was in use")
+        if self._lock.deleted or self._files_by_name() != self._files:  # an unlinked file ends with the process
+            raise StoreBroken("its files were deleted or replaced while they were in use")
         self._counted()
 
     def rollback(self) -> None:
@@ -213,6 +215,10 @@ class JournalFile:
         self._connection.pragma("query_only", 1)
 
     def translated(self, error: Exception) -> Exception:
+        unwritten = getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_WRITE
+        if unwritten and self._connection.system_errno == errno.EDQUOT:
+            # SQLite takes ENOSPC alone for a full disk; it undoes what a quota refused in the same way. Not so an fsync.
+            return StoreFull("there is no room for the journal: the quota is used up")
         return _translated(error)
 
     def close(self, *, trusted: bool) -> None:
@@ -221,6 +227,10 @@ class JournalFile:
         self._connection.close()
         if trusted:
             self._lock.release()
+
+    def _files_by_name(self) -> list[tuple[int, int] | None]:
+        """The files that have the names now; SQLite holds those that had them when it opened them."""
+        return [identity_of(Path(name)) for name in (self._connection.filename, self._connection.filename_wal)]
 
     def _committed(self, connection: apsw.Connection, database: str, pages: int) -> int:  # noqa: ARG002 - SQLite's signature
         self.commits += 1
@@ -488,3 +498,12 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Which file has the name; None: none. Raises OSError."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -24,7 +24,7 @@ from service.bus.journal_file import (
 )
 from service.bus.journal_lock import FolderLock
 from service.bus.journal_pages import opened_for_reading, read_log_of
-from service.bus.journal_salvage import finish_salvage, salvage, sync_folder
+from service.bus.journal_salvage import finish_salvage, salvage, sync_folder, warn_of_damaged
 from service.core.errors import JournalError, JournalInUse
 
 #: The first SQLite without the WAL-reset bug (https://www.sqlite.org/changes.html).
@@ -45,16 +45,22 @@ def check_sqlite(version: str) -> None:
 
 
 def open_file(
-    folder: Path, max_bytes: int | None, *, now: Callable[[], datetime], vfs: str | None = None
+    folder: Path,
+    max_bytes: int | None,
+    *,
+    now: Callable[[], datetime],
+    vfs: str | None = None,
+    prepare: Callable[[JournalFile], None] = lambda _: None,
 ) -> JournalFile:
     """The file in ``folder``, verified. Where it is damaged, it is moved aside, and what can be verified is kept.
 
-    ``now`` names what is moved aside. Raises JournalError: in use, another format, not a journal, no room to mend it.
+    ``now`` names what is moved aside; ``prepare`` has the file first, and where it raises, nothing is open or locked.
+    Raises JournalError: in use, another format, not a journal, no room to mend it.
     """
     check_sqlite(apsw.sqlite_lib_version())
     try:
         _make_folder(folder)
-        return _open_locked(folder, max_bytes, now, vfs)
+        return _open_locked(folder, max_bytes, now, vfs, prepare)
     except (apsw.Error, OSError, UnicodeError, JournalError, Damaged) as exc:
         kind = JournalInUse if isinstance(exc, JournalInUse) else JournalError
         raise kind(f"the journal in {folder} cannot be opened: {exc}") from exc
@@ -67,10 +73,17 @@ def _make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
-def _open_locked(folder: Path, max_bytes: int | None, now: Callable[[], datetime], vfs: str | None) -> JournalFile:
+def _open_locked(
+    folder: Path,
+    max_bytes: int | None,
+    now: Callable[[], datetime],
+    vfs: str | None,
+    prepare: Callable[[JournalFile], None],
+) -> JournalFile:
     with contextlib.ExitStack() as undo:
         lock = FolderLock(folder)
         undo.callback(lock.release)
+        warn_of_damaged(folder)
         side = finish_salvage(folder, lock)
         damage = None if side is None else f"the journal was damaged before; the damaged files are in {side}"
         try:
@@ -82,6 +95,7 @@ def _open_locked(folder: Path, max_bytes: int | None, now: Callable[[], datetime
         if max_bytes is not None:
             connection.pragma("max_page_count", max(1, max_bytes // connection.pragma("page_size")))
         file = JournalFile(connection, lock, damage=damage)
+        prepare(file)
         undo.pop_all()
         return file
 

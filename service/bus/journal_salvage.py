@@ -132,11 +132,26 @@ def finish_salvage(folder: Path, lock: FolderLock) -> str | None:
         sync_folder(side)
         sync_folder(folder)
         new.rename(folder / FILE_NAME)
+        sync_folder(folder)  # it must have its new name before it can lose the old one
         sync_folder(side)
         with contextlib.suppress(OSError):
             side.rmdir()  # nothing was left to be moved
         sync_folder(folder)
     return None if side is None else side.name
+
+
+def warn_of_damaged(folder: Path) -> None:
+    """What was moved aside before stays until somebody deletes it. Raises OSError."""
+    sides = [side for side in folder.glob("damaged-*") if side.is_dir()]
+    if sides:
+        held = sum(path.stat().st_blocks * 512 for side in sides for path in side.rglob("*") if path.is_file())
+        structlog.get_logger().warning(
+            "journal.damaged_kept",
+            folders=len(sides),
+            bytes=held,
+            advice="each is a whole journal that was found damaged, and takes room on this volume. Delete them when you know"
+            " what was missing (docs/reference/journal.md)",
+        )
 
 
 def _side_folder(folder: Path, now: datetime) -> Path:

@@ -11,6 +11,7 @@ filled, an empty journal is an empty journal.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
@@ -36,7 +37,8 @@ BALLAST_BYTES = 2 * LOG_BYTES
 MEASURE_BYTES = 256 * 1024
 MEASURE_SECONDS = 0.25
 
-#: Seconds before a volume that refused although there seemed to be room (a quota, perhaps) is tried again.
+#: Seconds before a volume that refused although there seemed to be room (a quota that its figures do not show) is tried
+#: again.
 RETRY = 10.0
 
 _MIB = 1024 * 1024
@@ -81,6 +83,14 @@ def room_below_limit(holding: Holding, limit: int) -> Room:
     return Room(holding.occupied, max(0, limit - holding.occupied))
 
 
+def free_for_ballast(holding: Holding) -> int:
+    """Bytes that have to be free on the volume for the journal to be below the mark beside its ballast: 14 MiB when new."""
+    nothing = room_on_volume(holding, 0)
+    log = nothing.used - holding.occupied - holding.log
+    needed = max(0, math.ceil(nothing.used * (1 / RESUME - 1)) - holding.unused)
+    return BALLAST_BYTES + holding.outstanding + log + needed
+
+
 def free_bytes(folder: Path) -> int:
     """What this process may still write to the volume of ``folder``. Raises OSError."""
     volume = os.statvfs(folder)
@@ -90,7 +100,8 @@ def free_bytes(folder: Path) -> int:
 class Space:
     """The watermarks and the ballast of the journal in ``folder``. Belongs to the journal's thread.
 
-    ``full`` (events are refused), ``used`` (0 to 1), ``capacity`` and ``files`` (bytes) may be read from elsewhere.
+    ``full`` (events are refused), ``used`` (0 to 1), ``capacity``, ``overhead`` (of what is used, the log) and ``files``
+    (bytes) may be read from elsewhere.
     ``limit`` (bytes) is the operator's for the file; ``free`` says what is left on the volume, ``clock`` counts seconds.
     """
 
@@ -116,6 +127,7 @@ class Space:
         self.tight = False
         self.used = 0.0
         self.capacity = 0
+        self.overhead = 0
         self.files = 0
 
     def due(self, size: int = 0) -> bool:
@@ -141,6 +153,7 @@ class Space:
             free = self._without_ballast(holding, free)
         self._room = self._tightest(holding, free)
         self.used, self.capacity = self._room.share, self._room.used + self._room.available
+        self.overhead = self._room.used - holding.occupied
         self._decide()
 
     def _tightest(self, holding: Holding, free: int) -> Room:
@@ -153,28 +166,28 @@ class Space:
         """Make it where there is room for it. What is left then; where it is missing, what would be left beside it."""
         beside = self._tightest(holding, free - BALLAST_BYTES)
         if beside.share <= RESUME and self._clock() - self._failed_at >= RETRY:
-            self._make_ballast()
+            self._make_ballast(holding)
         elif not self._ballast_wanted and self._failed_at == -math.inf:
-            self._without("the volume is too small or too full for it", free)
+            self._without("the volume is too small or too full for it", holding, free)
         return free - BALLAST_BYTES if self._ballast_wanted else free
 
-    def _make_ballast(self) -> None:
+    def _make_ballast(self, holding: Holding) -> None:
         try:
             self._ballast.make()
         except OSError as exc:
-            self._without(exc.strerror or type(exc).__name__, None)
+            self._without(exc.strerror or type(exc).__name__, holding, None)
             return
         self._ballast_wanted = True
         self.tight = False
 
-    def _without(self, reason: str, free: int | None) -> None:
+    def _without(self, reason: str, holding: Holding, free: int | None) -> None:
         if self._failed_at == -math.inf:
             self._log.warning(
                 "journal.no_ballast",
                 reason=reason,
                 free_mib=None if free is None else free // _MIB,
-                advice=f"should its volume ever be full, the journal can perhaps not be emptied without help:"
-                f" give it a volume of {8 * BALLAST_BYTES // _MIB} MiB or more",
+                advice=f"should its volume ever be full, the journal can perhaps not be emptied without help."
+                f" It is made as soon as {math.ceil(free_for_ballast(holding) / _MIB)} MiB are free there",
             )
         self._failed_at = self._clock()
 
@@ -273,7 +286,11 @@ class _Ballast:
 
 def _allocate(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems that cannot do it say
+                raise
     if os.fstat(descriptor).st_blocks * 512 < size:  # not every system has the call, and zeros may be compressed away
         for start in range(0, size, _CHUNK):
             os.pwrite(descriptor, os.urandom(_CHUNK), start)

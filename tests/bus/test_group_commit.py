@@ -7,12 +7,15 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.bus import group_commit
 from service.bus.journal import Journal
+from service.cli.shutdown import LIMIT
 from service.core.errors import JournalError
 from service.core.message import Message
 
@@ -67,3 +70,25 @@ async def test_whatever_happens_in_the_thread_nobody_waits_for_ever(tmp_path: Pa
                     await each
             assert not journal.accepting
             assert [stored.offset for stored in await journal.read("meetings", 0, 10)] == [0]
+
+
+async def test_a_stuck_disk_does_not_keep_the_process_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing gives up in time, cancelled or not, and leaves nothing behind for which the loop's end would wait."""
+    assert group_commit.CLOSE_DEADLINE <= LIMIT / 5
+    stuck = threading.Event()
+    journal = await Journal.open(tmp_path)
+    waiting = journal._writer.submit(lambda _: stuck.wait(30))
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(journal.close(), 0.1)
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 2)
+        monkeypatch.setattr(group_commit, "CLOSE_DEADLINE", 0.1)
+        with pytest.raises(JournalError, match="did not finish"):
+            await journal.close()
+    finally:
+        stuck.set()
+    monkeypatch.undo()
+    await journal.close()
+    assert await waiting

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+import apsw
 import pytest
 from structlog.testing import capture_logs
 
@@ -422,3 +423,36 @@ async def test_a_journal_whose_folder_was_deleted_stores_nothing_more(tmp_path: 
             await journal.append([("meetings", message(2))])
     assert journal.state.failure is not None
     await journal.close()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("names", [("journal.db", "journal.db-wal"), ("journal.db",), ("journal.db-wal",)])
+async def test_a_journal_whose_files_were_deleted_stores_nothing_more(
+    tmp_path: Path, names: Sequence[str], reopened: bool
+) -> None:
+    """Also where the lock file was left, and where somebody has put another file in their place."""
+    if reopened:
+        async with await Journal.open(tmp_path) as journal:
+            await journal.append([("meetings", message(0))])
+    journal = await Journal.open(tmp_path)
+    await journal.append([("meetings", message(1))])
+    for name in names:
+        (tmp_path / name).unlink()
+        if reopened:
+            (tmp_path / name).touch()
+    with pytest.raises(JournalError, match="deleted or replaced"):
+        await journal.append([("meetings", message(2))])
+    assert journal.state.failure is not None
+    await journal.close()
+
+
+async def test_a_journal_that_cannot_be_measured_does_not_open_and_is_not_locked(tmp_path: Path) -> None:
+    """Whatever goes wrong behind the opening itself, too: the reason is a JournalError, the next open has the folder."""
+
+    def broken(_: Path) -> int:
+        raise apsw.IOError("on purpose")
+
+    with pytest.raises(JournalError, match="cannot be opened: on purpose"):
+        await Journal.open(tmp_path, free=broken)
+    async with await Journal.open(tmp_path) as journal:
+        await journal.append([("meetings", message(1))])

@@ -683,7 +683,7 @@ class Interrupted(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("step", range(1, 8))
+@pytest.mark.parametrize("step", range(1, 9))
 def test_mending_that_is_interrupted_is_finished_by_the_next_open(
     folder: Path, states: dict[str, Kept], monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -702,7 +702,7 @@ def test_mending_that_is_interrupted_is_finished_by_the_next_open(
 
     with monkeypatch.context() as patch:
         patch.setattr(journal_salvage, "sync_folder", sync_or_end)
-        with pytest.raises(Interrupted) if step < 7 else capture_logs(), opened(folder):
+        with pytest.raises(Interrupted) if step < 8 else capture_logs(), opened(folder):
             pass
     with opened(folder) as file:
         records = contents(file)
@@ -711,6 +711,35 @@ def test_mending_that_is_interrupted_is_finished_by_the_next_open(
         assert (file.damage is None) == (step >= 5)  # then there is nothing left to be done
     assert {path.name: path.read_bytes() for path in (folder / SIDE).iterdir()} == before
     assert sorted(path.name for path in folder.iterdir()) == [SIDE, FILE_NAME, LOCK_NAME]
+
+
+def test_the_new_journal_has_its_name_before_it_loses_the_old_one(
+    folder: Path, states: dict[str, Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power in between it may be there twice, never not at all."""
+    put(folder, flipped(states["both"], at=9 * PAGE + 1000))
+    synced, sync = list[tuple[str, bool]](), journal_salvage.sync_folder
+
+    def noting(path: Path) -> None:
+        synced.append((path.name, (folder / FILE_NAME).exists() and not (folder / SIDE / "salvaged.db").exists()))
+        sync(path)
+
+    monkeypatch.setattr(journal_salvage, "sync_folder", noting)
+    with opened(folder):
+        pass
+    assert [name for name, moved in synced if moved and name in {folder.name, SIDE}][:2] == [folder.name, SIDE]
+
+
+def test_what_was_moved_aside_is_named_until_it_is_deleted(folder: Path, states: dict[str, Kept]) -> None:
+    """At every start: how many folders, and how much room they take."""
+    put(folder, states["closed"].files)
+    for number in range(2):
+        (folder / f"{SIDE}-{number}").mkdir()
+        (folder / f"{SIDE}-{number}" / FILE_NAME).write_bytes(b"v" * 8192)
+    with capture_logs() as logs, opened(folder):
+        pass
+    assert [(log["event"], log["log_level"]) for log in logs] == [("journal.damaged_kept", "warning")]
+    assert (logs[0]["folders"], logs[0]["bytes"]) == (2, 16384)
 
 
 def flipped(kept: Kept, *, at: int) -> dict[str, bytes]:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import errno
+import math
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from structlog.testing import capture_logs
 
 from service.bus import journal_space
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalPublisher
-from service.bus.journal_space import BALLAST_BYTES, BALLAST_NAME, LOG_BYTES, Holding, Space, room_on_volume
+from service.bus.journal_space import (
+    BALLAST_BYTES,
+    BALLAST_NAME,
+    LOG_BYTES,
+    Holding,
+    Space,
+    free_for_ballast,
+    room_on_volume,
+)
 from service.core.errors import CannotStore, JournalError, JournalFull
 from service.core.message import Message
 from tests.volume import MIB, PretendedVolume, fill_up, mounted
@@ -141,7 +155,34 @@ def test_a_volume_too_small_for_the_ballast_is_said_once(tmp_path: Path) -> None
     assert (tmp_path / BALLAST_NAME).stat().st_size == BALLAST_BYTES
     assert events(logs) == ["journal.no_ballast"]
     assert logs[0]["free_mib"] == 12
-    assert "64 MiB" in logs[0]["advice"]
+    assert "14 MiB" in logs[0]["advice"]
+
+
+@pytest.mark.parametrize("held", [holding(0, log=0), holding(MIB), holding(9 * MIB, unused=3 * MIB, outstanding=MIB)])
+def test_the_ballast_is_made_from_the_figure_on_that_is_said(tmp_path: Path, held: Holding) -> None:
+    """One byte less is not enough; and the documentation says the same for a new journal."""
+    enough = free_for_ballast(held)
+    for free in (enough - 1, enough):
+        Space(tmp_path, free=lambda _, free=free: free).measure(held)  # type: ignore[misc] # a volume whose contents we say
+        assert (tmp_path / BALLAST_NAME).exists() == (free == enough)
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "journal.md").read_text(encoding="utf-8")
+    assert f"below {math.ceil(free_for_ballast(holding(0, log=0)) / MIB)} MiB" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_ballast_where_the_volume_cannot_allocate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It is written instead, so that its blocks are taken."""
+
+    def unsupported(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    with capture_logs() as logs:
+        Space(tmp_path).measure(holding(0))
+    assert (tmp_path / BALLAST_NAME).stat().st_blocks * 512 >= BALLAST_BYTES
+    assert logs == []
 
 
 def test_a_ballast_that_was_given_up_comes_first(tmp_path: Path) -> None:
@@ -268,9 +309,12 @@ async def test_an_operators_limit(tmp_path: Path) -> None:
 async def test_where_there_is_hardly_room_removing_goes_in_small_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100 rows in a transaction instead of 1000, for trimming and for compaction; all of them go all the same."""
-    monkeypatch.setattr(journal_space, "RETRY", 1e9)
-    async with await Journal.open(tmp_path, free=lambda _: 9 * MIB) as journal:
+    """100 rows in a transaction instead of 1000, for trimming and for compaction; all of them go all the same.
+
+    However long it takes: there never is room for the ballast, with which the small steps would end.
+    """
+    monkeypatch.setattr(journal_space, "RETRY", math.inf)
+    async with await Journal.open(tmp_path, free=lambda _: BALLAST_BYTES) as journal:
         for stream in ("work", "ledger"):
             await journal.append([(stream, message(n)) for n in range(3000)])
         commits = journal.state.commits
@@ -289,7 +333,7 @@ async def test_where_there_is_hardly_room_removing_goes_in_small_steps(
 
 
 async def test_a_volume_that_refuses_against_its_figures(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quota that nobody shows: what does not fit is refused alone, nothing is broken, and it is tried again later."""
+    """ENOSPC: what does not fit is refused alone, nothing is broken, and it is tried again later."""
     monkeypatch.setattr(journal_space, "RETRY", 0.5)
     with capture_logs() as logs:
         async with await Journal.open(volume / "journal", free=lambda _: 1 << 40) as journal:
@@ -307,6 +351,55 @@ async def test_a_volume_that_refuses_against_its_figures(volume: Path, monkeypat
             assert await journal.append([("work", message())]) == [1]
     assert events(logs) == ["journal.full", "journal.takes_events_again"]
     assert logs[0]["reason"] == "the volume refused to take more"
+
+
+@contextlib.contextmanager
+def writes_refused(number: int) -> Iterator[None]:
+    """SQLite's own ``write`` and ``pwrite`` fail with that ``errno``."""
+
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    size, pointer = ctypes.c_ssize_t, ctypes.c_void_p
+    instead = {
+        "write": ctypes.CFUNCTYPE(size, ctypes.c_int, pointer, ctypes.c_size_t, use_errno=True)(refuse),
+        **dict.fromkeys(
+            ("pwrite", "pwrite64"),
+            ctypes.CFUNCTYPE(size, ctypes.c_int, pointer, ctypes.c_size_t, ctypes.c_int64, use_errno=True)(refuse),
+        ),
+    }
+    vfs = apsw.VFS("refusing", base="unix")
+    before = {name: vfs.xGetSystemCall(name) for name in instead}
+    try:
+        for name, function in instead.items():
+            if before[name] is not None:
+                vfs.xSetSystemCall(name, ctypes.cast(function, pointer).value or 0)
+        yield
+    finally:
+        for name, address in before.items():
+            if address is not None:
+                vfs.xSetSystemCall(name, address)
+        vfs.unregister()
+
+
+@pytest.mark.parametrize(("number", "full"), [(errno.EDQUOT, True), (errno.EIO, False)])
+async def test_a_quota_is_a_full_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, full: bool
+) -> None:
+    """What it refuses is not stored, and tried again later; any other error of a write ends the trust."""
+    monkeypatch.setattr(journal_space, "RETRY", 0.5)
+    async with await Journal.open(tmp_path) as journal:
+        await journal.append([("work", message())])
+        with writes_refused(number), pytest.raises(JournalError) as caught:
+            await journal.append([("work", message(size=20_000))])
+        assert isinstance(caught.value, JournalFull) == full
+        assert (journal.state.failure is None) == full
+        if full:
+            assert not journal.accepting
+            await until_accepting(journal)
+            assert await journal.append([("work", message())]) == [1]
+            assert len(await journal.read("work", 0, 10)) == 2
 
 
 @pytest.mark.parametrize("reopened", [False, True])
