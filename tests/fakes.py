@@ -300,7 +300,7 @@ class CountingObserver:
         """A record went to the dead letters."""
         self.letters.append(reason)
 
-    def letters_waiting(self, letters: int) -> None:
+    def letters_waiting(self, topic: str, letters: int) -> None:
         """So many cannot be written for now."""
         self.waiting_letters.append(letters)
 

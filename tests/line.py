@@ -73,10 +73,12 @@ class Process:
         self._running: subprocess.Popen[bytes] | None = None
         #: What stands before its command: a tracer that leaves it our child.
         self.under: tuple[str, ...] = ()
+        #: What the interpreter is told to run.
+        self.program: tuple[str, ...] = ("-m", "service")
 
     def start(self) -> None:
         """Start, or start again."""
-        command = (*self.under, sys.executable, "-m", "service", *self._arguments)
+        command = (*self.under, sys.executable, *self.program, *self._arguments)
         with self.output.open("ab") as output:
             self._running = subprocess.Popen(
                 command, cwd=self._folder, env=self._environ, stdout=output, stderr=subprocess.STDOUT

@@ -57,7 +57,7 @@ class Timing:
     """Limits in seconds.
 
     ``request`` for one request to a broker; ``connect`` for ``start()``; ``slow``: with something unacknowledged for so
-    long the producer is not healthy; ``stall``: with something unacknowledged for so long a new client is tried; ``backoff``
+    long, or nobody answering, the producer is not healthy; ``stall``: after so long of that a new client is tried; ``backoff``
     between two attempts, doubled up to ``longest_backoff``; ``look`` between two looks at the topics.
     """
 
@@ -116,7 +116,8 @@ class KafkaClient:
     @property
     def dead(self) -> bool:
         """Nothing will be sent any more, whatever is given to it."""
-        return self.ended or self._sender_task is None or self._sender_task.done()
+        tasks = (self._sender_task, self._kafka.client._sync_task)  # without metadata the sender waits for ever
+        return self.ended or any(task is None or task.done() for task in tasks)
 
     def leads(self, topic: str, partition: int) -> bool:
         """Some broker leads the partition, as far as this client knows."""
@@ -195,9 +196,15 @@ class KafkaClient:
                 await asyncio.wait({self._sender_task}, timeout=patience)
         if self._later is not None:
             self._later.cancel()
-        with suppress(TimeoutError, KafkaError):
+        client = self._kafka.client
+        synchronizer = client._sync_task
+        client._sync_task = None  # close() would raise what it died of, and close nothing
+        with suppress(Exception):
             async with asyncio.timeout(1):
-                await self._kafka.client.close()
+                if synchronizer is not None:
+                    synchronizer.cancel()
+                    await asyncio.gather(synchronizer, return_exceptions=True)
+                await client.close()
 
     @property
     def _sender_task(self) -> asyncio.Task[None] | None:

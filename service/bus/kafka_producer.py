@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 import structlog
 from aiokafka.errors import (
@@ -50,7 +51,9 @@ _REFUSALS = (InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLarge
 
 _FORBIDDEN = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 
+#: Why a client is tried beside the one in use, which is kept if it answers after all.
 _STALLED = "stalled"
+_SILENT = "silent"
 
 
 @dataclass(eq=False)
@@ -64,6 +67,15 @@ class _Pending:
     since: float = field(default_factory=time.monotonic)
     due: float = 0.0
     delivery: asyncio.Task[None] | None = None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.topic, self.partition
+
+    @property
+    def answer(self) -> asyncio.Future[None]:
+        """Done when it is not waited for any more: by its sender, or where that has withdrawn it, by us."""
+        return self.delivery if self.delivery is not None and self.acknowledged.done() else self.acknowledged
 
 
 class KafkaProducer:
@@ -90,6 +102,7 @@ class KafkaProducer:
         self._facts = TopicFacts(topic_prefix, self._timing)
         self._pending: dict[_Pending, None] = {}  # in order of send
         self._pending_bytes = 0
+        self._withdrawn: dict[tuple[str, int], _Pending] = {}  # by partition, the oldest the client has not answered
         self._client: KafkaClient | None = None
         self._last_acknowledged = 0.0
         self._attempts_failed = 0
@@ -103,24 +116,25 @@ class KafkaProducer:
 
     @property
     def healthy(self) -> bool:
-        """Connected, and with room for more: a batch given now will most likely be acknowledged in time."""
-        if self._client is None or self._pending_bytes >= MAX_PENDING_BYTES:
+        """Connected, and with room for more: a batch given now will most likely be acknowledged in time.
+
+        Not while what was given is not acknowledged, withdrawn or not, nor while nobody answers questions about topics. Either
+        ends with an answer, or with another client: nobody has to risk a batch for it.
+        """
+        client = self._client
+        if client is None or self._pending_bytes >= MAX_PENDING_BYTES:
             return False
         before = time.monotonic() - self._timing.slow
-        oldest = next(iter(self._pending), None)
-        if oldest is None or oldest.since > before or self._last_acknowledged > before:
+        if self._last_acknowledged > before:
             return True
-        return not any(each.since <= before and self._has_leader(self._client, each) for each in self._pending)
+        if self._silent(self._timing.slow):
+            return False
+        return not any(each.since <= before and self._has_leader(client, each) for each in self._unanswered())
 
     @property
     def pending(self) -> int:
         """Batches that are neither acknowledged nor refused yet."""
         return len(self._pending)
-
-    @property
-    def replaced(self) -> int:
-        """Clients that were given up for another one."""
-        return self.replacements.total()
 
     def partitions(self, topic: str) -> int | None:
         """How many ``topic`` has; None: not known (yet). The first question makes us look, and go on looking."""
@@ -131,7 +145,7 @@ class KafkaProducer:
         return self._facts.largest(topic)
 
     async def start(self) -> None:
-        """Begin; returns when the first attempt to connect has ended, well or not. It goes on trying."""
+        """Begin; returns when the first attempt to connect has ended, well or not. It goes on trying, also when cancelled."""
         self._tasks = (
             asyncio.create_task(self._supervise(), name="kafka-producer"),
             asyncio.create_task(self._facts.keep_up(self._ask), name="kafka-topic-facts"),
@@ -181,6 +195,7 @@ class KafkaProducer:
             task.cancel()
         for pending in tuple(self._pending):
             pending.acknowledged.cancel()
+        self._drop_withdrawn()
         client, self._client = self._client, None
         ends = [*self._tasks, *([asyncio.create_task(client.end())] if client else ())]
         if ends:
@@ -196,16 +211,27 @@ class KafkaProducer:
             pending.delivery = asyncio.create_task(self._deliver(self._client, pending))
 
     def _forget(self, pending: _Pending) -> None:
-        """It is acknowledged, refused or cancelled."""
+        """It is acknowledged, refused or cancelled. What the client owes us an answer to shows that it hangs, whoever waits."""
         del self._pending[pending]
         self._pending_bytes -= pending.size
+        given = pending.delivery is not None and not pending.delivery.done()
+        owed = given and pending.acknowledged.cancelled() and not self._stopped
+        if owed and self._withdrawn.setdefault(pending.place, pending) is pending:
+            return  # aiokafka has it anyway, and its acknowledgement says that all is well again
         if pending.delivery is not None:
             pending.delivery.cancel()
 
     async def _deliver(self, client: KafkaClient, pending: _Pending) -> None:
-        """Until it is acknowledged or refused, or the client is spent: then the next one gets it."""
+        try:
+            await self._try(client, pending)
+        finally:
+            if self._withdrawn.get(pending.place) is pending:
+                del self._withdrawn[pending.place]
+
+    async def _try(self, client: KafkaClient, pending: _Pending) -> None:
+        """Until it is acknowledged, refused or withdrawn, or the client is spent: then the next one gets it."""
         pause = self._timing.backoff
-        while client.spent is None:
+        while client.spent is None and not pending.acknowledged.done():
             try:
                 await client.send(self._prefix + pending.topic, pending.partition, pending.batch)
             except _REFUSALS as error:
@@ -229,8 +255,16 @@ class KafkaProducer:
         self._say_reachable()
         if self._held_up:
             self._held_up = {each for each in self._held_up if each[0] != pending.topic}
+        self._drop_withdrawn(pending)
         if not pending.acknowledged.done():
             pending.acknowledged.set_result(None)
+
+    def _drop_withdrawn(self, after: _Pending | None = None) -> None:
+        """What was withdrawn says nothing any more: of the partition of what came ``after`` it, else of all."""
+        for place in (after.place,) if after is not None else tuple(self._withdrawn):
+            gone = self._withdrawn.pop(place, None)
+            if gone is not None and gone is not after and gone.delivery is not None:
+                gone.delivery.cancel()
 
     def _refuse(self, pending: _Pending, error: Exception) -> None:
         self._facts.look_again()  # its limit may be another now
@@ -267,13 +301,15 @@ class KafkaProducer:
         """Return when another client is needed: why; "" where there is none."""
         while self._client is not None:
             if self._client.dead:
-                self._client.spent = self._client.spent or "sender died"
+                self._client.spent = self._client.spent or "died"
             if self._client.spent is not None:
                 return self._client.spent
             if self._overdue():
                 return _STALLED
+            if self._silent_for_long():
+                return _SILENT
             self._wake.clear()
-            due = min((each.due for each in self._pending), default=float("inf"))
+            due = min((each.due for each in self._unanswered()), default=float("inf"))
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(_LOOK, due - time.monotonic())):
                     await self._wake.wait()
@@ -281,7 +317,19 @@ class KafkaProducer:
 
     def _overdue(self) -> list[_Pending]:
         now = time.monotonic()
-        return [each for each in self._pending if each.due <= now]
+        return [each for each in self._unanswered() if each.due <= now]
+
+    def _unanswered(self) -> Iterator[_Pending]:
+        return chain(self._pending, self._withdrawn.values())
+
+    def _silent(self, seconds: float) -> bool:
+        """Kafka has answered nothing for so long, neither questions nor batches."""
+        since = self._facts.silent_since
+        return since is not None and max(since, self._last_acknowledged) + seconds <= time.monotonic()
+
+    def _silent_for_long(self) -> bool:
+        """... and nothing waits that would show it, or that another client would write twice."""
+        return not self._pending and self._silent(self._timing.stall)
 
     async def _replace(self, reason: str) -> None:
         """Connect a new client, and use it instead of the one there is, if that does any good."""
@@ -297,7 +345,7 @@ class KafkaProducer:
             if problem:
                 self._say_unreachable(problem)
                 _look_again(overdue, after=self._timing.longest_backoff)
-            elif reason != _STALLED or await self._does_better(client):
+            elif reason not in (_STALLED, _SILENT) or await self._does_better(client):
                 await self._adopt(client, reason)
                 self._wait_longer(overdue)
             else:
@@ -318,8 +366,14 @@ class KafkaProducer:
             _look_again([pending], after=pending.patience)
 
     async def _does_better(self, client: KafkaClient) -> bool:
-        """Whether Kafka could take what is overdue (``client`` sees leaders), and the client in use still does not give it."""
-        waiting = {each.acknowledged for each in self._overdue() if self._has_leader(client, each)}
+        """Whether Kafka could take what is overdue (``client`` sees leaders), and the client in use still does not give it;
+        with nothing waiting, whether that one still gets no answer to a question.
+        """
+        if self._silent_for_long():
+            self._facts.look_again()
+            await asyncio.sleep(self._timing.slow)
+            return self._silent_for_long()
+        waiting = {each.answer for each in self._overdue() if self._has_leader(client, each)}
         if not waiting:
             return False
         _, still = await asyncio.wait(waiting, timeout=self._timing.slow)
@@ -331,12 +385,15 @@ class KafkaProducer:
     async def _adopt(self, client: KafkaClient, reason: str) -> None:
         old = self._client
         if old is not None:
-            await old.end()
+            with suppress(Exception):  # whatever it dies of, the new one is needed all the more
+                await old.end()
             await asyncio.sleep(0)  # answers that came at the very end are heard
             self.replacements[reason] += 1
             self._log.warning("producer.replaced", reason=reason, pending=self.pending)
         self._client = client
         self._say_reachable()
+        self._drop_withdrawn()
+        self._facts.answered()  # it has connected
         self._facts.look_again()
         for pending in tuple(self._pending):
             self._give(pending)

@@ -8,6 +8,7 @@ missing, where the brokers create topics by themselves, with whatever number of 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -45,6 +46,7 @@ class TopicFacts:
         self._limits: dict[str, int] = {}
         self._said: set[tuple[str, str]] = set()
         self._look = asyncio.Event()
+        self.silent_since: float | None = None  # every question since then (time.monotonic) was in vain
 
     def partitions(self, topic: str) -> int | None:
         """How many it has; None: not known (yet). The first question makes us look."""
@@ -67,6 +69,10 @@ class TopicFacts:
     def look_again(self) -> None:
         """Something new is to be asked, or what we know was shown to be wrong."""
         self._look.set()
+
+    def answered(self) -> None:
+        """Somebody is there."""
+        self.silent_since = None
 
     async def keep_up(self, asks: Callable[[], Ask | None]) -> None:
         """Look, again and again, until cancelled. ``asks`` gives what to ask with; None: there is nothing now."""
@@ -92,10 +98,13 @@ class TopicFacts:
         try:
             await self._look_at(ask, sorted(self._wanted))
         except (KafkaError, TimeoutError):
+            if self.silent_since is None:
+                self.silent_since = time.monotonic()
             return False  # the producer says that Kafka cannot be reached
         except Exception as error:  # noqa: BLE001 - an answer that cannot be read must not end all further looks
             self._log.error("producer.look_failed", error=type(error).__name__, where=whereabouts(error))
             return False
+        self.answered()
         return self._wanted <= self._partitions.keys()
 
     async def _look_at(self, ask: Ask, topics: Sequence[str]) -> None:

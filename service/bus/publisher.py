@@ -12,6 +12,7 @@ all it removes the rows. After a restart it is sent again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -61,7 +62,7 @@ class BatchSender(Protocol):
         """What the ``batched_size`` of a batch's records may be together."""
 
     async def start(self) -> None:
-        """Begin; returns after the first attempt to connect, well or not."""
+        """Begin; returns after the first attempt to connect, well or not. Cancelled, it goes on trying all the same."""
 
     def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
         """Done when every in-sync replica has all of it; fails with RecordRefused only, and then has none of it.
@@ -145,25 +146,32 @@ class KafkaFirstPublisher:
     # --- from the beginning to the end --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin, whatever Kafka's state; what an earlier run left is sent first. Raises JournalError."""
+        """Begin, whatever Kafka's state; what an earlier run left is sent first. Raises JournalError.
+
+        Kafka has until its deadline to be there at once: where a journal is, events need not wait for it any longer.
+        """
         for lane in await self._spool.lanes() if self._spool is not None else ():
             self._with_rows.add(lane)
             self._lanes.adopt(lane)
         if self._with_rows:
             self._log.warning("publisher.spooling", rows_of_an_earlier_run=self.spooled)
-        await self._sender.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if self._spool is None else self._deadline):
+                await self._sender.start()
         for lane in self._lanes:
             self._go_on(lane)
 
-    async def stop(self) -> None:
+    async def stop(self, within: float = math.inf) -> None:
         """Take nothing more, and wait for the calls that run: each has its deadline. What is not in Kafka then is in the
         journal, and is sent by the next run.
+
+        So that the last acknowledgements are waited for ``within`` so many seconds, calls may be told earlier that they failed.
         """
         self._closed = True
         try:
             for lane in self._lanes:
                 self._arrived(lane)
-            await self._until_quiet()
+            await self._until_quiet(max(0.0, within - LAST_ANSWERS - LAST_ROWS))
             self._grounded = True
             await self._sender.stop(LAST_ANSWERS)
             await asyncio.sleep(0)  # acknowledgements that came at the very end are heard
@@ -176,10 +184,10 @@ class KafkaFirstPublisher:
             for task in self._tasks:
                 task.cancel()
 
-    async def _until_quiet(self) -> None:
+    async def _until_quiet(self, longest: float) -> None:
         if self._bytes:
             self._quiet = self._loop.create_future()
-            await asyncio.wait({self._quiet}, timeout=self._limit + 1)
+            await asyncio.wait({self._quiet}, timeout=min(self._limit + 1, longest))
         for lane in self._lanes:
             self._withdraw(lane.overdue(0, math.inf), CannotStore("the publisher was stopped"))
 
@@ -258,7 +266,7 @@ class KafkaFirstPublisher:
             call.done(error)
         for lane in lanes:
             if lane.abandoned:
-                self._let_go(lane)
+                self._recall(lane)
 
     def _no_longer_waits(self, entry: Entry) -> None:
         entry.settled = True
@@ -350,7 +358,7 @@ class KafkaFirstPublisher:
 
     def _not_appended(self, lane: Lane) -> None:
         if lane.abandoned:
-            self._let_go(lane)
+            self._recall(lane)
         else:
             self._go_on(lane)
 
@@ -453,7 +461,7 @@ class KafkaFirstPublisher:
             self._rows_gone(lane)
         self._go_on(lane)
 
-    def _let_go(self, lane: Lane) -> None:
+    def _recall(self, lane: Lane) -> None:
         """Nobody waits for what is in the air: it is not to be sent again."""
         for delivery in lane.flight.deliveries if lane.flight is not None else ():
             if (answer := self._answers.pop(delivery, None)) is not None:

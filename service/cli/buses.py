@@ -21,7 +21,7 @@ from service.cli.clock import utc_now
 from service.cli.health import why_not_kept, why_not_stored
 from service.cli.kafka_connection import kafka_connection
 from service.cli.serving import beside
-from service.cli.shutdown import FLUSH, JOURNAL, Step, Stop
+from service.cli.shutdown import FLUSH, GRACE, JOURNAL, Step, Stop
 from service.core import dead_letters, event
 from service.core.errors import JournalError, JournalInUse
 from service.core.event import TOPICS
@@ -36,6 +36,8 @@ MIB = 1024 * 1024
 SPOOL_DEADLINE = 2.0
 RECEIVE_DEADLINE = 4.0
 WRITE_DEADLINE = 10.0
+
+_VERIFYING = "the journal is being verified"
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,32 @@ async def open_journal(settings: Settings) -> Journal:
     return await Journal.open(settings.journal.path, max_bytes=None if most is None else most * MIB)
 
 
+def _to_nobody(_: str) -> None:
+    pass
+
+
 @contextlib.asynccontextmanager
-async def opened_bus(settings: Settings, *, stop: Stop, spool: bool) -> AsyncIterator[Bus]:
+async def opened_bus(
+    settings: Settings, *, stop: Stop, spool: bool, tell: Callable[[str], None] = _to_nobody
+) -> AsyncIterator[Bus]:
     """The bus of the settings; ``spool`` asks for a journal behind Kafka where the settings allow one.
 
+    ``tell`` hears, as a clause, what opening it is busy with: to verify or mend a journal may take minutes.
     Raises SettingsError, JournalError.
     """
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         if settings.bus == "journal":
+            tell(_VERIFYING)
             journal = await enter(Step("journal", await open_journal(settings), limit=JOURNAL, stop=stop))
             yield await enter(embedded_bus(settings, journal, stop=stop))
             return
+        if spool and settings.journal.enabled:
+            tell(_VERIFYING)
         kept = await _kept(settings) if spool else _NOTHING_KEPT
         if kept.journal is not None:
             await enter(Step("journal", kept.journal, limit=JOURNAL, stop=stop))
+        tell("Kafka has not answered yet")
         yield await enter(_kafka_bus(settings, kept, stop=stop))
 
 
@@ -180,7 +193,7 @@ async def _kafka_bus(settings: Settings, kept: _Kept, *, stop: Stop) -> AsyncIte
             metrics.no_journal()
 
     async with (
-        Step("flush", _started(publisher), limit=FLUSH, stop=stop),
+        Step("flush", _started(publisher, stop), limit=FLUSH, stop=stop),
         beside(producer.watch(), stop=stop),
     ):
         yield Bus(
@@ -196,9 +209,9 @@ async def _kafka_bus(settings: Settings, kept: _Kept, *, stop: Stop) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def _started(publisher: KafkaFirstPublisher) -> AsyncIterator[None]:
+async def _started(publisher: KafkaFirstPublisher, stop: Stop) -> AsyncIterator[None]:
     try:
         await publisher.start()
         yield
     finally:
-        await publisher.stop()
+        await publisher.stop(within=stop.time_for(FLUSH) - GRACE)

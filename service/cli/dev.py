@@ -56,15 +56,16 @@ async def _start(
 ) -> None:
     """Everything, one after the other; ``stack`` ends it the other way round."""
     enter = stack.enter_async_context
-    bus = await enter(opened_bus(settings, stop=stop, spool=False))
+    progress = Progress()
+    metrics.watch_loops(progress.ages)
+    health = Health(stop=stop, progress=progress)
+    private = await enter(private_listener(settings, metrics, health, stop=stop))
+    bus = await enter(opened_bus(settings, stop=stop, spool=False, tell=health.starting))
     live = _live_secrets(settings)
     webex = await enter(simulated_webex(settings, token=None, stop=stop))
     api = f"{webex.address}/v1"
     settings = _for_dev(settings, webex=api)
-    progress = Progress()
-    metrics.watch_loops(progress.ages)
-    health = Health(stop=stop, progress=progress, unready=bus.unready, stuck=bus.stuck)
-    private = await enter(private_listener(settings, bus, metrics, health, stop=stop))
+    await enter(private.showing(bus))
     found = {ONLY_ORGANIZATION: StaticToken(_TOKEN)}
     await enter(processing(settings, bus, metrics, policy, found, progress, stop=stop))
     await enter(beside(live.watch(), stop=stop))
@@ -74,7 +75,7 @@ async def _start(
     await enter(webex.living())
     health.started = True
     meeting = await _first_meeting(webex.world)
-    _tell(settings, {"webhook": webhook, "webex": api, "metrics": f"{private}/metrics"}, meeting)
+    _tell(settings, {"webhook": webhook, "webex": api, "metrics": f"{private.url}/metrics"}, meeting)
 
 
 def _for_dev(settings: Settings, *, webex: str) -> Settings:

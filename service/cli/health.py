@@ -15,20 +15,31 @@ _KAFKA = "Kafka does not acknowledge (see the lines producer.* in the log)"
 
 
 class Health:
-    """What the probes of one process say. ``unready`` and ``stuck`` are the bus' own complaints."""
+    """What the probes of one process say, from before it has a bus until its end."""
 
-    def __init__(self, *, stop: Stop, progress: Progress, unready: Check, stuck: Check) -> None:
+    def __init__(self, *, stop: Stop, progress: Progress) -> None:
         self._stop, self._progress = stop, progress
-        self._bus_unready, self._bus_stuck = unready, stuck
+        self._bus_unready: Check = _all_is_well
+        self._bus_stuck: Check = _all_is_well
+        self._starting = "not everything runs yet"
         #: Set when everything runs that has to.
         self.started = False
+
+    def starting(self, doing: str) -> None:
+        """What the start is busy with, as a clause: it may take minutes, and nobody should end it for that."""
+        self._starting = doing
+
+    def ask_bus(self, *, unready: Check, stuck: Check) -> None:
+        """There is a bus now; these are its own complaints."""
+        self._bus_unready, self._bus_stuck = unready, stuck
+        self.starting("not everything runs yet")
 
     def unready(self) -> str | None:
         """Why nothing should be sent here now: from SIGTERM on, and whenever an event could not be stored."""
         if self._stop.is_set():
             return "This process is about to end"
         if not self.started:
-            return "This process has not started everything yet"
+            return f"This process is starting: {self._starting}"
         return self._bus_unready()
 
     def stuck(self) -> str | None:
@@ -41,6 +52,10 @@ class Health:
     async def keep(self) -> None:
         """Watch, until cancelled, who makes progress."""
         await self._progress.keep()
+
+
+def _all_is_well() -> str | None:
+    return None
 
 
 def why_not_stored(journal: JournalState | None, *, missing: str) -> str:

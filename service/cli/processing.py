@@ -143,7 +143,7 @@ class _Plan:
             allow=self._allowed(),
             organizations=self._settings.webex.known,
             now=utc_now,
-            letters=self._letters(),
+            letters=self._letters(COMMANDS),
             pulse=self._progress.beat,
         )
 
@@ -152,8 +152,10 @@ class _Plan:
         self._metrics.watch_consumer(topic, consumer)
         return consumer
 
-    def _letters(self) -> Letters:
-        return Letters(publisher=self._bus.publisher, observer=self._metrics, receiver=self._instance, now=utc_now)
+    def _letters(self, topic: str) -> Letters:
+        return Letters(
+            publisher=self._bus.publisher, observer=self._metrics, receiver=self._instance, topic=topic, now=utc_now
+        )
 
     def _allowed(self) -> Allowed:
         commands = self._settings.commands
@@ -201,7 +203,7 @@ class _Plan:
             ledger=ledger,
             ownership=ownership,
             permission=Permission(ledger=ledger, ownership=ownership, policy=self._policy),
-            letters=self._letters(),
+            letters=self._letters(WORK),
         )
 
     def _worker(

@@ -1,6 +1,8 @@
 """The roles of the program and their listeners, built here from the settings.
 
 What is entered first ends last: requests, then the private listener, then what Kafka has not acknowledged, then the journal.
+The private listener alone begins before its turn: to verify the journal may take minutes, and whoever gets no answer from a
+probe for so long would end the process, and have it begin anew.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import structlog
+from starlette.applications import Starlette
 
 from service.cli.announcement import Announcement, announced, new_token
 from service.cli.buses import Bus, opened_bus
@@ -33,14 +36,14 @@ async def serve_receiver(settings: Settings, stop: Stop) -> None:
     """Verify, normalize, make durable, answer: until ``stop``. Raises SettingsError, JournalError."""
     require_secrets(settings)
     live = LiveSecrets(fixed=settings.webhook.fixed_secrets, folder=settings.webhook.secrets_dir)
-    metrics = Metrics()
+    metrics, health = Metrics(), Health(stop=stop, progress=Progress())
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         async with unless_stopped(stop):
-            bus = await enter(opened_bus(settings, stop=stop, spool=True))
+            private = await enter(private_listener(settings, metrics, health, stop=stop))
+            bus = await enter(opened_bus(settings, stop=stop, spool=True, tell=health.starting))
             await enter(beside(live.watch(), stop=stop))
-            health = Health(stop=stop, progress=Progress(), unready=bus.unready, stuck=bus.stuck)
-            await enter(private_listener(settings, bus, metrics, health, stop=stop))
+            await enter(private.showing(bus))
             address = await enter(public_listener(settings, bus, metrics, live, stop=stop))
             health.started = True
             structlog.get_logger().info("receiver.started", webhook=f"{address}/webhooks/webex", bus=settings.bus)
@@ -54,12 +57,13 @@ async def serve_processor(settings: Settings, stop: Stop) -> None:
     policy = LivePolicy(settings.policy.file)
     metrics, progress = Metrics(), Progress()
     metrics.watch_loops(progress.ages)
+    health = Health(stop=stop, progress=progress)
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         async with unless_stopped(stop):
-            bus = await enter(opened_bus(settings, stop=stop, spool=False))
-            health = Health(stop=stop, progress=progress, unready=bus.unready, stuck=bus.stuck)
-            await enter(private_listener(settings, bus, metrics, health, stop=stop))
+            private = await enter(private_listener(settings, metrics, health, stop=stop))
+            bus = await enter(opened_bus(settings, stop=stop, spool=False, tell=health.starting))
+            await enter(private.showing(bus))
             await enter(processing(settings, bus, metrics, policy, found, progress, stop=stop))
             health.started = True
             structlog.get_logger().info(
@@ -89,22 +93,47 @@ async def public_listener(
             yield url_of(listener)
 
 
+class PrivateListener:
+    """The listener for probes and metrics, at ``url``: there before the bus is, and gone before it."""
+
+    def __init__(
+        self, settings: Settings, app: Starlette, metrics: Metrics, health: Health, ends: contextlib.AsyncExitStack
+    ) -> None:
+        self._settings, self._app, self._metrics, self._health, self._ends = settings, app, metrics, health, ends
+        self.url = ""
+
+    async def begin(self, *, stop: Stop) -> None:
+        """Listen. Raises SettingsError."""
+        await self._ends.enter_async_context(beside(self._health.keep(), stop=stop))
+        address = (self._settings.admin.host, self._settings.admin.port)
+        listener = self._ends.enter_context(bound(*address, setting="WEBEX_EVENTS_ADMIN__PORT"))
+        probes = serving(self._app, listener, stop=stop, drain=1)
+        await self._ends.enter_async_context(Step("probes", probes, limit=PROBES, stop=stop))
+        self.url = url_of(listener)
+
+    @contextlib.asynccontextmanager
+    async def showing(self, bus: Bus) -> AsyncIterator[None]:
+        """Speak of ``bus`` too, and where that is the journal, let our own command line ask for it. The end of the block
+        is the end of the listener.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._ends.aclose)
+            self._health.ask_bus(unready=bus.unready, stuck=bus.stuck)
+            bus.measured_by(self._metrics)
+            if self._settings.bus == "journal":
+                token = new_token()
+                self._app.router.routes.extend(record_routes(bus.reader, bus.publisher, token=token))
+                stack.enter_context(announced(self._settings.journal.path, Announcement(self.url, token)))
+            yield
+
+
 @contextlib.asynccontextmanager
 async def private_listener(
-    settings: Settings, bus: Bus, metrics: Metrics, health: Health, *, stop: Stop
-) -> AsyncIterator[str]:
-    """The listener for probes and metrics, and on the journal for our own command line; gives its address."""
-    embedded, token = settings.bus == "journal", new_token()
-    routes = record_routes(bus.reader, bus.publisher, token=token) if embedded else ()
-    app = admin_app(stuck=health.stuck, unready=health.unready, metrics=metrics, more=routes)
-    bus.measured_by(metrics)
-    async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(beside(health.keep(), stop=stop))
-        address = (settings.admin.host, settings.admin.port)
-        listener = stack.enter_context(bound(*address, setting="WEBEX_EVENTS_ADMIN__PORT"))
-        probes = Step("probes", serving(app, listener, stop=stop, drain=1), limit=PROBES, stop=stop)
-        await stack.enter_async_context(probes)
-        url = url_of(listener)
-        if embedded:
-            stack.enter_context(announced(settings.journal.path, Announcement(url, token)))
-        yield url
+    settings: Settings, metrics: Metrics, health: Health, *, stop: Stop
+) -> AsyncIterator[PrivateListener]:
+    """The listener, which answers from now on. Raises SettingsError."""
+    app = admin_app(stuck=health.stuck, unready=health.unready, metrics=metrics)
+    async with contextlib.AsyncExitStack() as ends:
+        listener = PrivateListener(settings, app, metrics, health, ends)
+        await listener.begin(stop=stop)
+        yield listener

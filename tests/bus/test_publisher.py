@@ -788,6 +788,18 @@ async def test_stopped_with_nowhere_to_store(tmp_path: Path) -> None:
         await call
 
 
+async def test_the_sender_is_stopped_within_the_time_that_there_is() -> None:
+    """Calls with a longer deadline than the shutdown has are told; then there is still time for the last answers."""
+    sender = FakeSender()
+    publisher = KafkaFirstPublisher(sender, None, deadline=30)
+    call = asyncio.create_task(publisher.publish([record(0)]))
+    await steps()
+    async with asyncio.timeout(3.5):
+        await publisher.stop(within=2.5)
+    with pytest.raises(CannotStore):
+        await call
+
+
 async def test_what_is_acknowledged_at_the_very_end_is_removed(tmp_path: Path) -> None:
     """So the next run does not send it again."""
     sender = FakeSender(healthy=False)

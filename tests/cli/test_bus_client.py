@@ -43,9 +43,12 @@ def settings_of(folder: Path, **more: str) -> Settings:
     return load({f"WEBEX_EVENTS_{name}": value for name, value in given.items()})
 
 
-def healthy(bus: Bus, stop: Stop) -> Health:
-    """What the probes of a process with this bus say."""
-    return Health(stop=stop, progress=Progress(), unready=bus.unready, stuck=bus.stuck)
+@contextlib.asynccontextmanager
+async def listening(settings: Settings, bus: Bus, stop: Stop) -> AsyncIterator[str]:
+    """The private listener of a process with this bus; gives its address."""
+    health = Health(stop=stop, progress=Progress())
+    async with private_listener(settings, Metrics(), health, stop=stop) as private, private.showing(bus):
+        yield private.url
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +58,7 @@ async def running_process(settings: Settings) -> AsyncIterator[str]:
     async with (
         await Journal.open(settings.journal.path) as journal,
         embedded_bus(settings, journal, stop=stop) as bus,
-        private_listener(settings, bus, Metrics(), healthy(bus, stop), stop=stop) as address,
+        listening(settings, bus, stop) as address,
     ):
         yield address
 

@@ -13,13 +13,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.bus.journal import Journal
-from service.cli.buses import Bus, opened_bus
-from service.cli.shutdown import Stop
+from service.bus.publisher import KafkaFirstPublisher
+from service.cli.buses import WRITE_DEADLINE, Bus, _started, opened_bus
+from service.cli.shutdown import FLUSH, Step, Stop
 from service.core.errors import CannotStore, JournalError, JournalInUse, RecordRefused
 from service.core.message import Message
 from service.settings import load
 from service.telemetry.metrics import Metrics
 from tests.cli.program import refusal, run
+from tests.fakes import FakeSender
 from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Cluster
 from tests.kafka.records import limit_batches, read_topic
@@ -227,3 +229,16 @@ async def test_a_task_beside_the_journal_that_dies_ends_the_process(tmp_path: Pa
 
     with pytest.raises(RuntimeError, match="keep_tidy has ended"):
         await dying()
+
+
+async def test_a_call_that_waits_does_not_cut_the_flush_short() -> None:
+    """What is written without a journal may wait for Kafka longer than the flush has: the producer gets its last answers."""
+    stop = Stop()
+    publisher = KafkaFirstPublisher(FakeSender(), None, deadline=WRITE_DEADLINE)
+    with capture_logs() as logs:
+        async with Step("flush", _started(publisher, stop), limit=FLUSH, stop=stop):
+            call = asyncio.create_task(publisher.publish([message()]))
+            await asyncio.sleep(0.01)
+    assert [line["event"] for line in logs] == ["shutdown.step"]
+    with pytest.raises(CannotStore):
+        await call

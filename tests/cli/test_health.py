@@ -34,10 +34,13 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.progress = Progress(monotonic=lambda: self.now)
-        self.health = Health(
-            stop=self.stop, progress=self.progress, unready=lambda: self.unready, stuck=lambda: self.stuck
-        )
+        self.health = Health(stop=self.stop, progress=self.progress)
+        self.ask()
         self.health.started = True
+
+    def ask(self) -> None:
+        """Of the bus these complaints are."""
+        self.health.ask_bus(unready=lambda: self.unready, stuck=lambda: self.stuck)
 
 
 async def test_ready_is_what_could_store_an_event() -> None:
@@ -47,9 +50,22 @@ async def test_ready_is_what_could_store_an_event() -> None:
     bench.unready = "the journal is full"
     assert bench.health.unready() == "the journal is full"
     bench.unready, bench.health.started = None, False
-    assert bench.health.unready() == "This process has not started everything yet"
+    assert bench.health.unready() == "This process is starting: not everything runs yet"
     bench.stop.set()
     assert bench.health.unready() == "This process is about to end"
+
+
+async def test_a_start_is_not_stuck_however_long_it_takes() -> None:
+    """There is no bus yet that could complain: alive, and not ready until there is one, and everything runs."""
+    health = Health(stop=Stop(), progress=Progress())
+    health.starting("the journal is being verified")
+    assert health.stuck() is None
+    assert health.unready() == "This process is starting: the journal is being verified"
+    health.ask_bus(unready=lambda: "the journal is full", stuck=lambda: "it failed")
+    assert health.unready() == "This process is starting: not everything runs yet"
+    assert health.stuck() == "it failed"
+    health.started = True
+    assert health.unready() == "the journal is full"
 
 
 async def test_only_what_a_restart_helps_is_stuck() -> None:
@@ -100,17 +116,19 @@ async def test_the_private_listener_says_it(tmp_path: Path) -> None:
     bench.health.started = False
     settings = load({"WEBEX_EVENTS_JOURNAL__PATH": str(tmp_path), "WEBEX_EVENTS_ADMIN__PORT": "0"})
     async with (
+        private_listener(settings, Metrics(), bench.health, stop=bench.stop) as private,
         opened_bus(settings, stop=bench.stop, spool=False) as bus,
-        private_listener(settings, bus, Metrics(), bench.health, stop=bench.stop) as address,
-        httpx.AsyncClient(base_url=address, trust_env=False) as client,
+        private.showing(bus),
+        httpx.AsyncClient(base_url=private.url, trust_env=False) as client,
     ):
+        bench.ask()
 
         async def probed(path: str) -> tuple[int, str]:
             answer = await client.get(path)
             return answer.status_code, answer.json()["detail"] if answer.status_code == 503 else ""
 
         bench.progress.watch("work", limit=5)
-        assert await probed("/readyz") == (503, "This process has not started everything yet")
+        assert await probed("/readyz") == (503, "This process is starting: not everything runs yet")
         bench.health.started = True
         assert (await probed("/readyz"), await probed("/livez")) == ((200, ""), (200, ""))
         bench.now = 6

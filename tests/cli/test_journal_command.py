@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 from service.bus.journal import Journal
+from service.cli.buses import open_journal
 from service.core.message import Message
+from service.settings import load
 from tests.cli.program import invoke
 
 
@@ -88,3 +90,14 @@ def test_a_journal_that_a_process_has_is_left_alone(tmp_path: Path) -> None:
             return done.returncode
 
     assert asyncio.run(meanwhile()) == 4
+
+
+def test_the_operators_limit_is_passed_on(tmp_path: Path) -> None:
+    """JOURNAL__MAX_MIB bounds what the journal could have, whatever the volume gives."""
+    settings = load({"WEBEX_EVENTS_JOURNAL__PATH": str(tmp_path / "data"), "WEBEX_EVENTS_JOURNAL__MAX_MIB": "16"})
+
+    async def capacity() -> int:
+        async with await open_journal(settings) as journal:
+            return journal.capacity
+
+    assert asyncio.run(capacity()) == 16 * 1024 * 1024

@@ -15,7 +15,6 @@ import pytest
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader
 from service.cli.buses import embedded_bus
-from service.cli.roles import private_listener
 from service.cli.shutdown import Stop
 from service.controllers.backlog import Backlog
 from service.controllers.ledger import Ledger
@@ -25,11 +24,10 @@ from service.core import ledger, work
 from service.core.ledger import Entry, Fact, Intent, KnownMeeting, PolicyRecord, Seen
 from service.core.message import Message
 from service.core.work import Order
-from service.telemetry.metrics import Metrics
 from tests.bus.behaviour import Listener
 from tests.cli.program import invoke, refusal
 from tests.cli.records import on, put
-from tests.cli.test_bus_client import healthy, settings_of
+from tests.cli.test_bus_client import listening, settings_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SERIES = "5" * 32
@@ -81,7 +79,7 @@ async def owner(tmp_path: Path) -> AsyncIterator[Owner]:
     async with (
         await Journal.open(tmp_path) as journal,
         embedded_bus(settings, journal, stop=stop) as bus,
-        private_listener(settings, bus, Metrics(), healthy(bus, stop), stop=stop),
+        listening(settings, bus, stop),
     ):
         restored = Ledger(reader=JournalReader(journal), publisher=JournalPublisher(journal))
         await restored.restore(0)

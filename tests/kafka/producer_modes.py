@@ -1,4 +1,4 @@
-"""What the producer does under faults, idempotent and not: ``python -m tests.kafka.producer_modes [--cells P3,P4] [--modes …]``.
+"""What the producer does under faults, idempotent and not: ``python -m tests.kafka.producer_modes [--cells P3,P4]``.
 
 Three real brokers for each cell. 50 keys on 6 partitions, open loop; one batch of a partition at a time, of whatever has come
 meanwhile. The fault comes after 5 s; the load goes on until 10 s after it has ended. Then everything must be acknowledged
@@ -288,7 +288,7 @@ async def measure(name: str, cell: Cell, mode: str) -> tuple[str, ...]:
     disorder = sum(later < earlier for order in orders for earlier, later in itertools.pairwise(order))
     figures = (load.sent - load.refused, len(load.acknowledged), lost, len(records) - len(read), disorder)
     seconds = (f"{load.healed_after(healed):.1f}", f"{load.worst:.1f}")
-    return (name, mode, *map(str, figures), *seconds, str(load.producer.replaced))
+    return (name, mode, *map(str, figures), *seconds, str(load.producer.replacements.total()))
 
 
 async def main(cells: Sequence[str], modes: Sequence[str]) -> None:

@@ -178,7 +178,7 @@ async def test_what_is_too_large_for_its_topic_is_never_sent(kafka: Cluster, top
         with pytest.raises(RecordRefused, match=r"^\d+ bytes for work: Kafka takes 1939$"):
             await refused
         await producer.send("work", 0, [outgoing(numbered("k", 2))])
-        assert producer.replaced == 0
+        assert producer.replacements.total() == 0
     assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [2]}
 
 

@@ -206,7 +206,9 @@ async def test_stop_with_kafka_dead_is_bounded_and_keeps_what_runs(
 
 
 async def test_without_a_journal_the_sender_is_told(kafka_clusters: ClusterFactory, topic_prefix: str) -> None:
-    """After the deadline; and it works again when Kafka does, without what was refused."""
+    """After the deadline, and then at once; it works again when Kafka does. What was given to the client before it was refused
+    may arrive late; what was refused at once does not.
+    """
     cluster = kafka_clusters(1)
     await create_topics(cluster, topic_prefix, WORK)
     timing = Timing(request=1.0, stall=2.0, backoff=0.1, longest_backoff=0.3)
@@ -227,7 +229,7 @@ async def test_without_a_journal_the_sender_is_told(kafka_clusters: ClusterFacto
         await drained(publisher)
         await publisher.publish([numbered("k0", 3)])
     records = await read_topic(cluster, topic_prefix, "work", partitions=3)
-    assert first_occurrences(records) == {"k0": [0, 3]}
+    assert first_occurrences(records) in ({"k0": [0, 3]}, {"k0": [0, 1, 3]})
 
 
 async def test_a_record_that_kafka_refuses_becomes_a_letter(kafka: Cluster, topic_prefix: str, tmp_path: Path) -> None:
