@@ -114,10 +114,10 @@ def test_what_the_issue_names_is_a_cell() -> None:
 
 
 def test_every_scenario_of_the_folder_is_run() -> None:
-    """Each file in both runs, the quick cells one by one; the whole matrix has them anyway."""
+    """Each file in the whole run, which has the cells in its matrix; in the quick one those that mark something as quick."""
     folder = {path.name for path in Path(__file__).parent.joinpath("faults").glob("test_*.py")}
 
-    assert {scenario[0] for scenario in scenarios(quick=True)} == folder
+    assert folder > {scenario[0] for scenario in scenarios(quick=True)} > {"test_cells.py", "test_kill.py"}
     assert {scenario[0] for scenario in scenarios(quick=False)} == folder - {"test_cells.py"}
     assert all("quick" in scenario for scenario in scenarios(quick=True))
 

@@ -79,7 +79,8 @@ REMIND = 60.0
 #: What a batch raises that aiokafka cannot decode.
 _UNDECODABLE = (UnicodeDecodeError, CorruptRecordException, UnsupportedCodecError)
 
-_Fetched = tuple[Assignment | None, Mapping[Any, Sequence[Any]]]
+#: During which assignment a fetch ended, and what it brought, or met.
+_Fetched = tuple[Assignment | None, Mapping[Any, Sequence[Any]] | Exception]
 
 
 class KafkaConsumer:
@@ -235,20 +236,22 @@ class KafkaConsumer:
 
     async def _fetch(self, client: Any) -> _Fetched:
         room = self._assignment.room() if self._assignment is not None else POLL_RECORDS
-        before = self._positions()
+        asked, before = self._assignment, self._positions()
         try:
             records = await client.getmany(
                 timeout_ms=int(POLL_SECONDS * 1000), max_records=max(1, min(POLL_RECORDS, room))
             )
-        except _UNDECODABLE as error:
-            return await self._fetch_one_by_one(client, before, error)
-        return self._assignment, records  # the assignment during which it ended
+        except _UNDECODABLE:
+            present = self._assignment
+            await self._rewind(client, present, before if present is asked else {})
+            return present, await self._fetch_one_by_one(client, present)
+        except Exception as error:  # noqa: BLE001 - whoever looks at the fetch raises it
+            return self._assignment, error
+        return self._assignment, records
 
     async def _fetched(self, client: Any, fetching: asyncio.Task[_Fetched]) -> Sequence[Received]:
         try:
-            assignment, records = fetching.result()
-            self._permitted(assignment)
-            return self._deliver(assignment, records)
+            return self._deliver(self._brought(fetching))
         except asyncio.CancelledError:  # not we: the fetch, by a task of aiokafka's that was cancelled
             await self._lose(client, "cancelled")
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
@@ -262,10 +265,18 @@ class KafkaConsumer:
             await self._lose(client, type(bug).__name__)
         return ()
 
-    def _deliver(self, assignment: Assignment | None, records: Mapping[Any, Sequence[Any]]) -> Sequence[Received]:
+    def _brought(self, fetching: asyncio.Task[_Fetched]) -> Mapping[Any, Sequence[Any]]:
+        """Nothing where its assignment is over: its records come again from the committed offset. Raises what it met."""
+        assignment, outcome = fetching.result()
+        if assignment is not None and assignment is not self._assignment:
+            return {}
+        if isinstance(outcome, Exception):
+            raise outcome
+        self._permitted(assignment)
+        return outcome
+
+    def _deliver(self, records: Mapping[Any, Sequence[Any]]) -> Sequence[Received]:
         present = self._assignment
-        if assignment is not None and assignment is not present:
-            return ()  # that assignment is over; its records come again from the committed offset
         if present is None or not present.delivering:
             self._put_back(records)
             return ()
@@ -287,33 +298,41 @@ class KafkaConsumer:
             return {}
         return {partition: membership.position(self._place(partition)) for partition in assignment.partitions}
 
-    async def _fetch_one_by_one(self, client: Any, before: Mapping[int, int | None], error: Exception) -> _Fetched:
-        """The next batch of each partition, where one of them cannot be decoded: aiokafka does not say which.
-
-        ``before`` are the positions before it tried. Raises ``error`` where they are not known: the next client begins with
-        what is committed.
+    async def _rewind(self, client: Any, present: Assignment | None, before: Mapping[int, int | None]) -> None:
+        """Go back to where each partition was before a fetch; where that was not known yet, nothing of it can have been
+        finished. Raises KafkaError, TimeoutError: then begin anew.
         """
-        present = self._assignment
         for partition, now in self._positions().items():
-            if (position := before.get(partition)) is not None:
-                client.seek(self._place(partition), position)
-            elif now is not None:
-                raise error
+            place, position = self._place(partition), before.get(partition)
+            if position is None and now is not None:
+                async with asyncio.timeout(COMMIT):
+                    position = await client.committed(place)
+                if position is None:
+                    raise KafkaError("where it began is not known")
+            if position is not None and present is self._assignment:
+                client.seek(place, position)
+
+    async def _fetch_one_by_one(self, client: Any, present: Assignment | None) -> Mapping[Any, Sequence[Any]]:
+        """The next batch of each partition, where one of them cannot be decoded: aiokafka does not say which."""
         found: dict[Any, Sequence[Any]] = {}
         if present is not None and present.delivering:
             for place in map(self._place, sorted(present.partitions - present.paused)):
-                if present is self._assignment:
-                    found[place] = await self._read_plainly(client, place)
-        if not any(found.values()):
+                if records := await self._read_plainly(client, place, present):
+                    found[place] = records
+        if not found:
             await asyncio.sleep(LOOK)
-        return present, found
+        return found
 
-    async def _read_plainly(self, client: Any, place: Any) -> Sequence[Any]:
-        if (position := self._positions().get(place.partition)) is None:
+    async def _read_plainly(self, client: Any, place: Any, present: Assignment) -> Sequence[Any]:
+        """The next batch of one partition; nothing where ``present`` is over, before or after it is read."""
+        position = self._positions().get(place.partition)
+        if position is None or present is not self._assignment:
             return ()
         try:
             async with asyncio.timeout(COMMIT):
                 records, behind = await read_plainly(client, place, position)
+            if present is not self._assignment:
+                return ()  # the next one begins with what is committed
             client.seek(place, behind)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the other partitions go on
             self._tell_of_damage(place.partition, position, error)
@@ -398,6 +417,8 @@ class KafkaConsumer:
         """These partitions are ours. The listener is told in a task: a long restore must not keep the group waiting."""
         if client is not self._client or self._membership is None or self._listener is None or not partitions:
             return
+        if self._losing.locked():
+            return  # it joined again while it is being given up: what was ours has been taken away
         self._assignment = assignment = Assignment(partitions, self._listener, self._max_unfinished)
         self._membership.begin()
         client.pause(*map(self._place, partitions))

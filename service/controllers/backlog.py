@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -46,6 +47,7 @@ class Backlog:
     def __init__(self) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self._waiting: dict[Key, Waiting] = {}
+        self._leaving = frozenset[int]()
 
     def __contains__(self, key: Key) -> bool:
         return key in self._waiting
@@ -88,9 +90,11 @@ class Backlog:
             self.queue.add(key)
 
     def take(self, key: Key) -> Waiting | None:
-        """What waits under ``key``, for work that begins now; None where nothing does, or its time has not come."""
+        """What waits under ``key``, for work that begins now; None where nothing does, its time has not come, or its
+        partition is leaving.
+        """
         waiting = self._waiting.get(key)
-        if waiting is None:
+        if waiting is None or self.is_leaving(key[0]):
             return None
         if (early := waiting.not_before - time.monotonic()) > 0:
             self.queue.add_later(key, early)
@@ -120,6 +124,21 @@ class Backlog:
             if waiting.task.place.organization == organization:
                 waiting.not_before = float("-inf")
                 self.queue.add(waiting.key)
+
+    @contextmanager
+    def leaving(self, partitions: frozenset[int]) -> Iterator[None]:
+        """No work begins for these partitions inside the block, whatever comes; at its end what waits is forgotten."""
+        before, self._leaving = self._leaving, self._leaving | partitions
+        self.queue.discard(lambda key: key[0] in partitions)
+        try:
+            yield
+        finally:
+            self.discard(lambda key: key[0] in partitions)
+            self._leaving = before
+
+    def is_leaving(self, partition: int) -> bool:
+        """Whether no work may begin for it, because it is about to be somebody else's."""
+        return partition in self._leaving
 
     def discard(self, unwanted: Callable[[Key], bool]) -> None:
         """Forget the keys that are ``unwanted``."""

@@ -31,6 +31,8 @@ AGAIN = 1.0
 DRAIN = 4.0
 #: What was polled has so long (s) to be handed over before the next poll.
 MOMENT = 0.2
+#: Commands handed over at a time: those of so many bytes of records, or one.
+TOGETHER_BYTES = 512 * 1024
 #: The loop whose beats ``pulse`` gets.
 LOOP = "commands"
 
@@ -116,8 +118,9 @@ class Intake:
         return command
 
     async def _hand_over(self, checked: Sequence[_Checked]) -> int:
-        done = await self._handed_over(checked)
-        if done < len(checked):
+        together = _together(checked)
+        done = await self._handed_over(together)
+        if done < len(together):
             await asyncio.sleep(AGAIN)
         return done
 
@@ -150,3 +153,13 @@ class Intake:
             return await self._handed_over([(record, bare)])
         self._letters.post(record, "commandTooLarge", finish=self._consumer.finish)
         return 1
+
+
+def _together(checked: Sequence[_Checked]) -> Sequence[_Checked]:
+    """The first of them: no bus takes a hundred of the largest at once, however often it is asked."""
+    size = 0
+    for number, (record, _) in enumerate(checked):
+        size += len(record.value or b"")
+        if number and size > TOGETHER_BYTES:
+            return checked[:number]
+    return checked

@@ -47,8 +47,10 @@ class _Letter:
 class Letters:
     """Writes them. They are bounded by the records that their consumer delivers without any being finished."""
 
-    def __init__(self, *, publisher: Publisher, observer: Observer, receiver: str, now: Clock) -> None:
+    def __init__(self, *, publisher: Publisher, observer: Observer, receiver: str, topic: str, now: Clock) -> None:
+        """``topic`` is that of the records: a processor has letters of more than one."""
         self._publisher, self._observer, self._receiver, self._now = publisher, observer, receiver, now
+        self._topic = topic
         self._waiting: dict[tuple[int, int], _Letter] = {}  # partition and offset; oldest first
         self._posted = asyncio.Event()
         self._failing_since: float | None = None
@@ -150,7 +152,7 @@ class Letters:
 
     def _tell(self, problem: EventProcessorError | None) -> None:
         now = time.monotonic()
-        self._observer.letters_waiting(0 if problem is None else len(self._waiting))
+        self._observer.letters_waiting(self._topic, 0 if problem is None else len(self._waiting))
         if problem is None:
             if self._failing_since is not None:
                 self._log.info("letters.written_again", seconds=round(now - self._failing_since))

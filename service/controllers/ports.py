@@ -204,7 +204,7 @@ class Observer(Protocol):
     def letter_written(self, reason: str) -> None:
         """A record went to the dead letters."""
 
-    def letters_waiting(self, letters: int) -> None:
+    def letters_waiting(self, topic: str, letters: int) -> None:
         """So many dead letters could not be written yet; the offsets of their records do not move."""
 
     def command_finished(self, operation: str, outcome: str) -> None:

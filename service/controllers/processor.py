@@ -125,19 +125,18 @@ class Processor:
     async def revoked(self, partitions: frozenset[int]) -> None:
         """Stop starting, drain what runs, give the partitions up."""
         self._taken.discard(lambda record: record.partition in partitions)
-        self._backlog.queue.discard(lambda key: key[0] in partitions)
-        try:
-            async with asyncio.timeout(DRAIN):
-                await self._backlog.queue.idle(lambda key: key[0] in partitions)
+        with self._backlog.leaving(partitions):
+            try:
+                async with asyncio.timeout(DRAIN):
+                    await self._backlog.queue.idle(lambda key: key[0] in partitions)
+                    for partition in partitions:
+                        await self._ownership.release(partition)
+            except (TimeoutError, EventProcessorError):
+                self._log.warning("processor.drain_cut_short", partitions=sorted(partitions))
+            finally:
+                self._letters.forget(partitions)
                 for partition in partitions:
-                    await self._ownership.release(partition)
-        except (TimeoutError, EventProcessorError):
-            self._log.warning("processor.drain_cut_short", partitions=sorted(partitions))
-        finally:
-            self._backlog.discard(lambda key: key[0] in partitions)
-            self._letters.forget(partitions)
-            for partition in partitions:
-                self._forget(partition)
+                    self._forget(partition)
 
     def _forget(self, partition: int) -> None:
         self._ownership.drop(partition)
@@ -175,8 +174,8 @@ class Processor:
             self._letters.post(record, "unexpected", finish=self._consumer.finish)
 
     async def _take(self, record: Received, item: Item) -> None:
-        if not self._ledger.owns(record.partition):
-            return  # it went to somebody else meanwhile, and the record with it
+        if not self._ledger.owns(record.partition) or self._backlog.is_leaving(record.partition):
+            return  # it went, or goes, to somebody else, and the record with it
         match item:
             case Hint():
                 self._take_hint(record, item)

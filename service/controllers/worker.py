@@ -281,6 +281,7 @@ class Worker:
                 parked = [hint for hint in waiting.hints if hint[0] < old]
                 if parked:
                     await self._remember(waiting, parked)
+                    beat()  # after a long outage there are thousands
             self._observer.keys_parked(self._backlog.parked)
 
     async def _remember(self, waiting: Waiting, parked: Sequence[tuple[float, Received]]) -> None:
@@ -297,7 +298,8 @@ class Worker:
             return  # they go on waiting, unfinished
         for hint in parked:
             self._consumer.finish(hint[1])
-            waiting.hints.remove(hint)
+        # A look may have answered them meanwhile.
+        waiting.hints = [hint for hint in waiting.hints if hint not in parked]
         self._log.info("work.parked", series=task.series, hints=len(parked))
 
 

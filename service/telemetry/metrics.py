@@ -41,7 +41,9 @@ class Metrics:
         self._calls = self._counter("webex_calls", "Calls of the Webex API", "operation", "answer")
         self._found = self._counter("sweep_found", "What sweeps found that no webhook had told of", "what")
         self._letters = self._counter("dead_letters", "Records that went to the dead letters", "reason")
-        self._letters_waiting = self._gauge("dead_letters_waiting", "Dead letters that cannot be written for now")
+        self._letters_waiting = self._gauge(
+            "dead_letters_waiting", "Dead letters that cannot be written for now", "topic"
+        )
         self._commands = self._counter("commands", "Commands by outcome", "operation", "outcome")
         self._changes = self._counter("meeting_rules", "What meeting rules did", "result")
         self._stopped = self._gauge("writes_stopped", "Organisations for which nothing is written to Webex", "reason")
@@ -116,9 +118,9 @@ class Metrics:
         """A record went to the dead letters."""
         self._letters.labels(self._labels.bounded("reason", reason)).inc()
 
-    def letters_waiting(self, letters: int) -> None:
-        """So many dead letters cannot be written for now."""
-        self._letters_waiting.set(letters)
+    def letters_waiting(self, topic: str, letters: int) -> None:
+        """So many dead letters of this topic's records cannot be written for now."""
+        self._letters_waiting.labels(self._labels.bounded("topic", topic)).set(letters)
 
     def command_finished(self, operation: str, outcome: str) -> None:
         """A command has its outcome."""

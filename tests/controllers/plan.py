@@ -44,7 +44,7 @@ def processor(
     )
     intervals = Intervals(look=timedelta(seconds=interval), full_look=timedelta(hours=1))
     sweep = Sweep(ledger=desk.ledger, backlog=backlog, intervals=intervals, now=desk.clock)
-    letters = Letters(publisher=desk.publisher, observer=desk.observer, receiver="test", now=desk.clock)
+    letters = Letters(publisher=desk.publisher, observer=desk.observer, receiver="test", topic="work", now=desk.clock)
     sponsors = Sponsors(tenants=desk.tenants, licence=2)
     return Processor(
         consumer=consumer,

@@ -144,7 +144,9 @@ class Bench:
             allow=self.allowed,
             organizations=self.organizations,
             now=self.clock,
-            letters=Letters(publisher=self.publisher, observer=self.observer, receiver="test", now=self.clock),
+            letters=Letters(
+                publisher=self.publisher, observer=self.observer, receiver="test", topic="commands", now=self.clock
+            ),
             pulse=self.beats.append,
         )
         stop = asyncio.Event()
@@ -1203,6 +1205,28 @@ async def test_none_overtakes_where_one_is_too_large(bench: Bench) -> None:
     await bench.take_in()
 
     assert [(one.id, bool(one.refusal)) for one in await bench.commands()] == [("1", False), ("2", True), ("3", False)]
+
+
+async def test_large_commands_are_handed_over_in_parts(bench: Bench) -> None:
+    """No bus takes a hundred of them at once, however often it is asked: they would wait for ever."""
+    sent = await bench.scene("meetings.patch")
+    sent["data"]["body"]["agenda"] = "x" * 30_000
+    sizes: list[int] = []
+
+    class Full(PickyPublisher):
+        async def publish(self, messages: Any) -> None:
+            sizes.append(sum(len(one.value or b"") for one in messages))
+            if sizes[-1] > 1024 * 1024:
+                raise CannotStore
+            await super().publish(messages)
+
+    bench.publisher = Full(JournalPublisher(bench.journal), lambda _: False)
+    await bench.send(*({**sent, "id": f"{number:02}"} for number in range(60)))
+    async with asyncio.timeout(20):
+        await bench.take_in()
+
+    assert [one.id for one in await bench.commands()] == [f"{number:02}" for number in range(60)]
+    assert 1 < len(sizes) < 10
 
 
 async def test_a_record_key_that_no_outcome_could_repeat(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from service.controllers.letters import Letters
 from service.core import event
 from service.core.errors import CannotStore, RecordRefused, WebexRejected
 from service.core.message import Message, Received
+from service.telemetry.metrics import Metrics
 from tests.controllers.conftest import START
 from tests.fakes import CountingObserver, PickyPublisher
 
@@ -44,7 +45,9 @@ class Office:
     def __post_init__(self) -> None:
         self.publisher = PickyPublisher(JournalPublisher(self.journal), self.refuse, error=self.error)
         self.observer = CountingObserver()
-        self.letters = Letters(publisher=self.publisher, observer=self.observer, receiver="one", now=lambda: START)
+        self.letters = Letters(
+            publisher=self.publisher, observer=self.observer, receiver="one", topic="work", now=lambda: START
+        )
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Office]:
@@ -193,3 +196,24 @@ async def test_the_letters_of_a_partition_that_is_gone_are_forgotten(journal: Jo
         office.publisher.refuse = lambda _: False
         await office.until(lambda: bool(office.finished))
     assert [record.partition for record in office.finished] == [1]
+
+
+async def test_letters_of_one_topic_hide_none_of_another(journal: Journal) -> None:
+    """Both are counted in one process: that those of the commands are written says nothing of those that wait."""
+    metrics, bus = Metrics(), JournalPublisher(journal)
+    stuck = Letters(
+        publisher=PickyPublisher(bus, lambda _: True), observer=metrics, receiver="one", topic="work", now=lambda: START
+    )
+    written = Letters(publisher=bus, observer=metrics, receiver="one", topic="commands", now=lambda: START)
+    stuck.post(RECORD, "unreadable", finish=lambda _: None)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(stuck.run())]
+        await asyncio.sleep(0.1)
+        written.post(structs.replace(RECORD, topic="commands"), "unreadable", finish=lambda _: None)
+        running.append(tasks.create_task(written.run()))
+        await asyncio.sleep(0.2)
+        for each in running:
+            each.cancel()
+    shown = metrics.render()[0].decode()
+    assert 'webex_events_dead_letters_waiting{topic="work"} 1.0' in shown
+    assert 'webex_events_dead_letters_waiting{topic="commands"} 0.0' in shown

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
 from msgspec import structs
 
 from service.bus.journal import Journal
+from service.controllers.backlog import Backlog
 from service.controllers.commands import Done
 from service.controllers.ledger import Place
 from service.controllers.processor import LOOPS, TAKING_IN
+from service.controllers.task import Task
 from service.core import event, work
 from service.core.errors import WebexError, WebexNotFound, WebexRejected, WebexThrottled, WebexUnavailable
 from service.core.ledger import Dirty, Entry, Fact
 from service.core.meetings import Meeting
-from service.core.message import Message
+from service.core.message import Message, Received
 from service.core.work import Hint, Order
 from tests.controllers.conftest import SERIES, START, Desk
 from tests.controllers.plan import GROUP, processor
@@ -369,10 +371,11 @@ async def test_work_that_is_refused_for_good_does_not_wait_for_its_letter(
         raise (ZeroDivisionError if meeting_id < "9" else WebexRejected("no", status=400))
 
     monkeypatch.setattr(desk.webex, "get_meeting", get_meeting)
-    await desk.publisher.publish([*(hint(digit * 32) for digit in "78ab"), hint()])
+    await desk.publisher.publish([*(hint(digit * 32) for digit in "a7b8"), hint()])
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)
         await until(lambda: desk.observer.waiting_letters[-1:] == [4], within=15)
+        await asyncio.sleep(1.2)
         assert await committed(desk.journal) == 0
         desk.publisher.refuse = lambda _: False
         await until(lambda: len(desk.observer.letters) == 4, within=15)
@@ -463,6 +466,48 @@ async def test_a_hint_that_waits_is_remembered_in_the_ledger(desk: Desk, monkeyp
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)
         assert not any(memory.dirty for _, _, memory in desk.ledger.known())
+
+
+async def test_a_hint_may_be_answered_while_it_is_parked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger takes its time to remember it: that it is not there any more then ends nothing."""
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.2)
+    record, parked = desk.ledger.record, list[Entry]()
+
+    async def slowly(place: Place, entries: Sequence[Entry], *more: Any, **others: Any) -> None:
+        if any(entry.kind == "dirty" and entry.value is not None for entry in entries):
+            parked.extend(entries)
+            await until(lambda: "finished" in desk.observer.looks)
+        await record(place, entries, *more, **others)
+
+    monkeypatch.setattr(desk.ledger, "record", slowly)
+    desk.webex.failures["get_meeting"] = [WebexUnavailable("down", status=503)]
+    await desk.publisher.publish([hint()])
+    async with running(desk):
+        await until(lambda: "finished" in desk.observer.looks)
+        await asyncio.sleep(0.3)
+    assert len(parked) == 1
+    assert await committed(desk.journal) == 1
+
+
+async def test_parking_beats_at_every_key(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long outage there are thousands of them, and whoever looks from outside must not take that for a hang."""
+    monkeypatch.setattr("service.controllers.worker.PARKED", 0.1)
+    backlog = Backlog()
+    working = processor(desk, backlog=backlog)
+    beats = list[int]()
+    for number in range(5):
+        waiting = backlog.mark(Task(place=desk.place, series=str(number) * 32))
+        hinted = Received(topic="work", partition=0, offset=number, key="default", value=b"", timestamp=0)
+        waiting.hints.append((float("-inf"), hinted))
+
+    def dirty() -> int:
+        return sum(memory.dirty is not None for _, _, memory in desk.ledger.known())
+
+    parking = asyncio.create_task(working._worker.park(lambda: beats.append(dirty())))
+    await until(lambda: dirty() == 5)
+    await asyncio.sleep(0.05)
+    parking.cancel()
+    assert sorted(set(beats)) == [0, 1, 2, 3, 4, 5]
 
 
 async def test_a_bus_that_cannot_store_only_delays(desk: Desk) -> None:
@@ -578,6 +623,49 @@ async def test_stopping_lets_a_running_look_end(desk: Desk) -> None:
     assert desk.observer.looks == ["finished"]
     assert await committed(desk.journal) == 1
     assert list(desk.ledger.known()) == []
+
+
+async def test_nothing_begins_while_partitions_go_away(desk: Desk) -> None:
+    """Whatever comes while a look that runs is waited for: who writes then takes back what was just given up."""
+    gate, backlog = desk.webex.hold("query_registrants"), Backlog()
+    await desk.publisher.publish([hint()])
+    stop = asyncio.Event()
+    task = asyncio.create_task(processor(desk, backlog=backlog).run(stop))
+    await until(lambda: len(desk.webex.made("query_registrants")) == 1)
+    stop.set()
+    await asyncio.sleep(0.2)
+    backlog.mark(Task(place=desk.place, series=OTHER, org_id="org"))
+    await asyncio.sleep(0.2)
+    gate.set()
+    await task
+
+    assert set(desk.webex.made("get_meeting")) == {SERIES}
+    assert await committed(desk.journal) == 1
+
+
+async def test_no_order_is_obeyed_while_partitions_go_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count as done, and the next owner may have read the ledger already."""
+    gate, obeying, obeyed = desk.webex.hold("query_registrants"), asyncio.Event(), list[str]()
+    working = processor(desk)
+
+    async def obey(_: Place, order: Order) -> None:
+        obeyed.append(order.verb)
+        await obeying.wait()
+
+    monkeypatch.setattr(working._orders, "obey", obey)
+    await desk.publisher.publish([hint(), order("pause"), order("resume")])
+    stop = asyncio.Event()
+    task = asyncio.create_task(working.run(stop))
+    await until(lambda: obeyed == ["pause"] and len(desk.webex.made("query_registrants")) == 1)
+    stop.set()
+    await asyncio.sleep(0.2)
+    obeying.set()
+    await asyncio.sleep(0.2)
+    gate.set()
+    await task
+
+    assert obeyed == ["pause"]
+    assert await committed(desk.journal) == 2
 
 
 async def test_the_lease_is_renewed_while_nothing_is_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

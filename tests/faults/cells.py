@@ -257,10 +257,10 @@ async def responses_lost(rig: Rig, options: Options) -> None:
 
 
 async def gray(rig: Rig, options: Options) -> None:
-    """The leader stands still for 5 s, every 20 s, for 5 minutes."""
-    node = await the_leader(rig)
+    """Whoever leads most stands still for 5 s, every 20 s, for 5 minutes."""
     await rig.begin()
     for _ in range(15):
+        node = await rig.leads_most(besides=0)
         async with rig.fault("frozen 5 s", f"broker {node}"):
             rig.nodes[node].pause()
             await asyncio.sleep(5)

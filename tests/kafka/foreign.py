@@ -45,6 +45,9 @@ async def write_batch(client: Any, topic: str, records: Sequence[Foreign], *, pa
     async with asyncio.timeout(20):
         while True:
             node = client.cluster.leader_for_partition(place)
+            if node is None or node == -1:
+                await client.force_metadata_update()
+                continue
             answer = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(partition, data)])]))
             ((_, ((_, code, offset, *_),)),) = answer.topics
             if code == 0:

@@ -400,6 +400,25 @@ async def test_a_position_beyond_the_end_begins_anew(kafka: Cluster, topic_prefi
     assert await committed(kafka, f"{topic_prefix}g") == {0: 5}
 
 
+async def test_offsets_that_begin_again_are_committed_again(kafka: Cluster, topic_prefix: str) -> None:
+    """Under a consumer that runs: what it finishes of the new log counts, although it had been further in the old one."""
+    await one_partition(kafka, topic_prefix, 10)
+    one = member(kafka, topic_prefix, hold=True)
+    await one.start()
+    await until(lambda: len(one.records) == 10)
+    for record in one.records[:10]:
+        one.consumer.finish(record)
+    await one.consumer.commit()
+    place = aiokafka.TopicPartition(f"{topic_prefix}work", 0)
+    one.consumer._client.seek(place, 1000)  # as if the log had been that long
+    await until(lambda: len(one.records) == 20)
+    assert (one.consumer.unfinished, one.consumer.lag) == (10, 10)
+    for record in one.records[10:13]:
+        one.consumer.finish(record)
+    await one.stop()
+    assert await committed(kafka, f"{topic_prefix}g") == {0: 3}
+
+
 async def test_a_topic_that_is_made_anew_is_read_from_its_beginning(
     kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,28 +467,64 @@ async def test_a_header_that_is_not_utf8_stops_nobody(kafka: Cluster, topic_pref
     assert [(record.offset, record.value) for record in read if record.partition == 0] == first
 
 
-async def test_a_batch_that_cannot_be_decoded_takes_nothing_away_from_others(kafka: Cluster, topic_prefix: str) -> None:
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_a_batch_that_cannot_be_decoded_takes_nothing_away_from_others(
+    kafka: Cluster, topic_prefix: str, *, waiting: bool
+) -> None:
     """aiokafka forgets what it had collected of the other partitions, and has moved past it: whoever commits after that
-    loses it.
+    loses it. Whether the records wait when the consumer comes, or come while it waits.
     """
     await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=6)])
-    topic = f"{topic_prefix}work"
-    odd: Sequence[tuple[str, bytes | None]] = [(ODD, b"x")]
-    one = member(kafka, topic_prefix)
-    await one.start()
-    await until(lambda: bool(one.partitions))
-    async with foreign(kafka) as client:
-        for round_ in range(5):
-            for partition in range(6):
-                headers = odd if partition in (1, 4) else []
-                records = [(b"k", b"%d" % (round_ * 10 + n), headers) for n in range(10)]
-                await write_batch(client, topic, records, partition=partition)
-            await asyncio.sleep(0.2)
-    await until(lambda: len(one.records) >= 300)
-    await one.stop()
+    topic, one = f"{topic_prefix}work", member(kafka, topic_prefix)
+    for partition in range(6):
+        await set_position(kafka, f"{topic_prefix}g", topic, 0, partition=partition)
+    with capture_logs() as logs:
+        if not waiting:
+            await one.start()
+            await until(lambda: bool(one.partitions))
+        async with foreign(kafka) as client:
+            for round_ in range(3):
+                await asyncio.gather(*(_write_round(client, topic, partition, round_) for partition in range(6)))
+                await asyncio.sleep(0.3)
+        if waiting:
+            await one.start()
+        await until(lambda: len(one.records) >= 180)
+        await one.stop()
     found = sorted((record.partition, record.offset, record.value) for record in one.records)
-    assert found == [(partition, n, b"%d" % n) for partition in range(6) for n in range(50)]
-    assert await committed(kafka, f"{topic_prefix}g") == dict.fromkeys(range(6), 50)
+    assert found == [(partition, n, b"%d" % n) for partition in range(6) for n in range(30)]
+    assert await committed(kafka, f"{topic_prefix}g") == dict.fromkeys(range(6), 30)
+    assert [line for line in logs if line["event"] == "consumer.lost"] == []
+
+
+async def test_what_cannot_be_decoded_in_the_middle_of_a_rebalance_skips_nothing(
+    kafka: Cluster, topic_prefix: str
+) -> None:
+    """The positions before the fetch were those of another assignment: what was not finished then comes again."""
+    await one_partition(kafka, topic_prefix, 10)
+    one = member(kafka, topic_prefix, hold=True)
+    await one.start()
+    await until(lambda: len(one.records) == 10)
+    client = one.consumer._client
+    usual = client.getmany
+
+    async def late(**options: Any) -> Any:
+        client.getmany = usual
+        await until(lambda: one.told[-1][0] == "assigned" and len(one.told) == 3)
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a header")
+
+    client.getmany = late
+    await asyncio.sleep(1.5)
+    client._coordinator.request_rejoin()
+    await until(lambda: len(one.records) == 20)
+    assert [record.offset for record in one.records[10:]] == list(range(10))
+    await one.stop()
+
+
+async def _write_round(client: Any, topic: str, partition: int, round_: int) -> None:
+    """Ten records; in two of the partitions aiokafka cannot decode them."""
+    headers: Sequence[tuple[str, bytes | None]] = [(ODD, b"x")] if partition in (1, 4) else []
+    records = [(b"k", b"%d" % (round_ * 10 + n), headers) for n in range(10)]
+    await write_batch(client, topic, records, partition=partition)
 
 
 async def test_a_batch_that_is_damaged_stops_its_own_partition_only(

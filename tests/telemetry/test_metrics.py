@@ -60,7 +60,8 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.queue_depth(4)
     metrics.webhook_refused("overloaded")
     metrics.letter_written("refusedByKafka")
-    metrics.letters_waiting(2)
+    metrics.letters_waiting("work", 2)
+    metrics.letters_waiting("commands", 0)  # another one has nothing to do with it
     metrics.watch_publisher(Publisher(), replaced=lambda: {"stalled": 2})
     metrics.watch_journal(lambda: JOURNAL)
     metrics.watch_loops(lambda: {"work": 0.5})
@@ -83,7 +84,7 @@ def test_everything_that_happens_is_counted() -> None:
         "work_queue_depth 4.0",
         'webhook_refusals_total{reason="overloaded"} 1.0',
         'dead_letters_total{reason="refusedByKafka"} 1.0',
-        "dead_letters_waiting 2.0",
+        'dead_letters_waiting{topic="work"} 2.0',
         "producer_healthy 1.0",
         'producer_replaced_total{reason="stalled"} 2.0',
         "accepting 0.0",
