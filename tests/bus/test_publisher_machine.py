@@ -541,6 +541,7 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.usefixtures("_quiet")
 def test_journal_publisher_and_offsets() -> None:
     """500 lives of 50 steps each: nothing is lost, nothing comes out of order, nothing is removed or committed too early.

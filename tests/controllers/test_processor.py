@@ -601,7 +601,7 @@ async def test_what_webex_refuses_for_good_goes_to_the_dead_letters(desk: Desk) 
     desk.webex.failures["get_meeting"] = [WebexRejected("no", status=400)]
     await desk.publisher.publish([hint()])
     async with running(desk):
-        await until(lambda: desk.observer.looks == ["failed"])
+        await until(lambda: desk.observer.looks == ["failed"] and desk.observer.letters == ["WebexRejected"])
 
     (letter,) = await desk.journal.read("dead-letters", 0, 10)
     assert b'"reason":"WebexRejected"' in (letter.message.value or b"")

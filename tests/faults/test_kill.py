@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.faults.receiver import Receiver, standing, until
 
+from tests.faults.receiver import Receiver, standing, until
 from tests.kafka.fixtures import ClusterFactory
 
 #: Requests under way at any time; and the seconds after the first of them in which the process is killed.
