@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator
 
 import structlog
-from starlette.applications import Starlette
 
 from service.cli.announcement import Announcement, announced, new_token
 from service.cli.buses import Bus, opened_bus
@@ -26,6 +25,7 @@ from service.cli.serving import beside, bound, serving, url_of
 from service.cli.shutdown import PROBES, REQUESTS, Step, Stop, unless_stopped
 from service.receiver.app import create_app as receiver_app
 from service.settings import Settings, require_secrets
+from service.telemetry.admin import PrivateApp, add_routes
 from service.telemetry.admin import create_app as admin_app
 from service.telemetry.metrics import Metrics
 from service.telemetry.progress import Progress
@@ -97,7 +97,7 @@ class PrivateListener:
     """The listener for probes and metrics, at ``url``: there before the bus is, and gone before it."""
 
     def __init__(
-        self, settings: Settings, app: Starlette, metrics: Metrics, health: Health, ends: contextlib.AsyncExitStack
+        self, settings: Settings, app: PrivateApp, metrics: Metrics, health: Health, ends: contextlib.AsyncExitStack
     ) -> None:
         self._settings, self._app, self._metrics, self._health, self._ends = settings, app, metrics, health, ends
         self.url = ""
@@ -122,7 +122,7 @@ class PrivateListener:
             bus.measured_by(self._metrics)
             if self._settings.bus == "journal":
                 token = new_token()
-                self._app.router.routes.extend(record_routes(bus.reader, bus.publisher, token=token))
+                add_routes(self._app, record_routes(bus.reader, bus.publisher, token=token))
                 stack.enter_context(announced(self._settings.journal.path, Announcement(self.url, token)))
             yield
 

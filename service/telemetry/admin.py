@@ -16,6 +16,8 @@ from service.telemetry.metrics import Metrics
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
+#: The application behind the private listener.
+PrivateApp = Starlette
 
 #: Asked at every probe: None where all is well, else a sentence that says what is not, and what to do.
 Check = Callable[[], str | None]
@@ -37,6 +39,11 @@ def create_app(*, stuck: Check, unready: Check, metrics: Metrics, more: Sequence
     )
     app.router.redirect_slashes = False
     return app
+
+
+def add_routes(app: PrivateApp, routes: Sequence[Route]) -> None:
+    """What can be asked for only once the bus is there."""
+    app.router.routes.extend(routes)
 
 
 def _probe(check: Check) -> _Endpoint:

@@ -10,8 +10,8 @@ from tests.faults.cells import CELLS, HEADINGS, Options, row, run
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.kafka]
 
-#: Less load after the fault than in the whole matrix.
-OPTIONS = Options(after=20)
+#: Less load after the fault than in the whole matrix (seconds).
+OPTIONS = Options(after=15)
 
 
 @pytest.mark.quick

@@ -17,7 +17,8 @@ from typing import Any
 import aiokafka
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+from aiokafka.protocol.metadata import MetadataRequest
 from structlog.testing import capture_logs
 
 from service.bus.kafka import KafkaProducer
@@ -206,6 +207,23 @@ async def test_nothing_of_an_old_client_is_left(cluster: Cluster, topic_prefix: 
             assert producer.replacements.total() == n
         await until(lambda: running() == at_first)
     await until(lambda: running() == before)
+
+
+async def test_a_connection_that_is_being_made_at_the_end_is_closed_too(cluster: Cluster) -> None:
+    """Or it would stay open for as long as the process lives; and no new one is made afterwards."""
+    client = KafkaClient(cluster.connection, client_id="t", timing=QUICK, idempotent=True)
+    assert await client.connect([]) == ""
+    kafka: Any = client._kafka.client
+    request = MetadataRequest([], allow_auto_topic_creation=False)
+    asked = asyncio.create_task(client.ask(request))
+    async with asyncio.timeout(5):
+        while not kafka._get_conn_lock.locked():
+            await asyncio.sleep(0)
+    await client.end()
+    for each in (asked, client.ask(request)):
+        with pytest.raises(KafkaError):
+            await each
+    assert not [connection for connection in kafka._conns.values() if connection.connected()]
 
 
 # --- Kafka away or frozen ---------------------------------------------------------------------------------------------
