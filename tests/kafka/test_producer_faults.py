@@ -217,7 +217,7 @@ async def test_a_connection_that_is_being_made_at_the_end_is_closed_too(cluster:
     request = MetadataRequest([], allow_auto_topic_creation=False)
     asked = asyncio.create_task(client.ask(request))
     async with asyncio.timeout(5):
-        while not kafka._get_conn_lock.locked():
+        while not kafka._get_conn_lock.locked():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
     await client.end()
     for each in (asked, client.ask(request)):
