@@ -25,6 +25,9 @@ from service.core.errors import KafkaUnavailable
 #: Seconds for an answer, and for a created topic to have its leaders.
 PATIENCE = 20.0
 
+#: Seconds for a change to be seen by the broker that is asked.
+HEARD = 5.0
+
 #: ``config_source`` of DescribeConfigs: set for this topic (DYNAMIC_TOPIC_CONFIG).
 _SET_FOR_THE_TOPIC = 1
 
@@ -109,7 +112,18 @@ class KafkaAdmin:
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict(overrides))
         answers = await _answer(self._client.alter_configs([resource]))
         error_code, message, *_ = answers[0].resources[0]
-        return _problem(error_code, message) if error_code else ""
+        if error_code:
+            return _problem(error_code, message)
+        await self._heard_of(topic, overrides)
+        return ""
+
+    async def _heard_of(self, topic: str, overrides: Mapping[str, str]) -> None:
+        """Brokers hear of it a moment after the answer: whoever described and replaced before that would lose this change."""
+        deadline = time.monotonic() + HEARD
+        while time.monotonic() < deadline:
+            if (await self._overrides([topic]))[topic] == dict(overrides):
+                return
+            await asyncio.sleep(0.05)
 
 
 def _problem(error_code: int, message: str | None) -> str:

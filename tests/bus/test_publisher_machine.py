@@ -74,6 +74,7 @@ class TroubledJournal:
         self.failure: str | None = None
         self.breaks: str | None = None  # "now", or at the next append: "before" it is written, or "after"
         self.unreadable = False
+        self.written_to_when_broken = False
         self.stranded: set[int] = set()
         self.gone = False  # killed: nobody hears of anything
 
@@ -99,6 +100,7 @@ class TroubledJournal:
 
     async def append(self, entries: Sequence[tuple[str, Message]], *, essential: bool = False) -> list[int]:
         """Or not; or written, and nobody knows."""
+        self.written_to_when_broken |= self.failure is not None
         if self.breaks == "before" or self.failure:
             self.failure = self.failure or "the disk failed"
             raise JournalError(self.failure)
@@ -121,6 +123,7 @@ class TroubledJournal:
 
     async def trim(self, stream: str, before: int) -> int:
         """Or not."""
+        self.written_to_when_broken |= self.failure is not None
         if self.failure:
             raise JournalError(self.failure)
         return await self._counted(self.journal.trim(stream, before))
@@ -433,6 +436,7 @@ class PublisherMachine(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         """What was said to be stored is acknowledged or in the journal, and so is every row that was there before."""
         self.settle()
+        assert not self.life.port.written_to_when_broken
         hanging = self.life.disk is not None
         rows = set(range(self.published)) if hanging else self.run(self._rows())
         written = {
