@@ -23,6 +23,8 @@ from service.core.errors import JournalError
 from tests.bus.damage import NOW, Operation, appending, committing, contents, message, opened, transact
 from tests.bus.power_loss import Left, Recorder, states
 
+pytestmark = pytest.mark.timeout(300)  # where there is no folder in RAM, the disk is waited for
+
 STREAMS = ("spool/meetings/0", "spool/work/3", "ledger")
 
 
