@@ -96,7 +96,9 @@ class Spool:
         self._loop = asyncio.get_running_loop()
         self._to_append: dict[Lane, None] = {}
         self._to_trim: dict[Lane, None] = {}
-        self._turn = asyncio.Lock()  # one page at a time: what is to be appended waits for no more than that
+        # One page at a time, and a pause as long as that took: what arrives has the other half of the journal's time.
+        self._turn = asyncio.Lock()
+        self._next_page = 0.0
         self._counts: dict[str, int] = {}
         self._stored_counts: dict[str, int] = {}
         self._began: float | None = None
@@ -224,6 +226,8 @@ class Spool:
 
     async def keep(self, message: Message) -> bool:
         """In the stream of what Kafka refuses, whatever the watermark says. Whether that is done."""
+        if self.failed:
+            return False
         try:
             await self._journal.append([(REFUSED, message)], essential=True)
         except (JournalError, CannotStore) as error:
@@ -236,7 +240,11 @@ class Spool:
     async def front(self, lane: Lane) -> tuple[list[Entry], list[int]]:
         """Some of the lane's first rows, with their offsets. Raises JournalError."""
         async with self._turn:
+            if (pause := self._next_page - self._loop.time()) > 0:
+                await asyncio.sleep(pause)
+            began = self._loop.time()
             found = await self._journal.read(lane.stream, lane.first, lane.page)
+            self._next_page = 2 * self._loop.time() - began
         rows = [row for row in found if row.offset < lane.next]  # the others are still in memory, for all we were told
         entries = [Entry(row.message, batched_size(row.message), row.timestamp) for row in rows]
         if entries:

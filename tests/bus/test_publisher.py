@@ -469,6 +469,7 @@ class Troubled:
         self.full = False
         self.failure: str | None = None
         self.unreadable = False
+        self.unsure = False
         self.appends = 0
 
     @property
@@ -488,7 +489,11 @@ class Troubled:
             raise JournalFull("no room")
         if self.failure:
             raise JournalError(self.failure)
-        return await self.journal.append(entries, essential=essential)
+        offsets = await self.journal.append(entries, essential=essential)
+        if self.unsure:
+            self.failure = "nobody knows what reached the disk"
+            raise JournalError(self.failure)
+        return offsets
 
     async def read(self, stream: str, start: int, limit: int) -> list[Stored]:
         """Or not."""
@@ -618,6 +623,21 @@ async def test_rows_of_a_broken_journal_are_sent_and_stay(tmp_path: Path) -> Non
     assert numbers(sender.values()) == list(range(31))
 
 
+async def test_rows_that_nobody_was_told_of_are_not_sent(tmp_path: Path) -> None:
+    """The append failed after it was written: what waits for Kafka is sent from memory, once."""
+    sender = FakeSender(healthy=False)
+    async with troubled(sender, tmp_path, deadline=5) as (publisher, journal):
+        await publisher.publish([record(n) for n in range(20)])
+        journal.unsure = True
+        call = asyncio.create_task(publisher.publish([record(20)]))
+        await until(lambda: journal.failure is not None)
+        assert len(await rows(journal)) == 21
+        sender.recover()
+        await call
+        assert publisher.spooled == 0
+    assert numbers(sender.values()) == list(range(21))
+
+
 async def test_rows_that_cannot_be_read_hold_up_nobody(tmp_path: Path) -> None:
     """They stay in the journal for the next start, and are counted; what comes goes to Kafka."""
     sender = FakeSender(healthy=False)
@@ -718,6 +738,19 @@ async def test_a_refused_record_whose_letter_is_refused_is_kept(tmp_path: Path) 
         await asyncio.gather(*(publisher.publish([record(n)]) for n in range(3)))
         assert await rows(journal, REFUSED) == [1]
     assert numbers(sender.values()) == [0, 2]
+
+
+async def test_a_full_journal_still_keeps_what_is_refused(tmp_path: Path) -> None:
+    """It makes room: the row that it was goes, and so do those behind it."""
+    sender = FakeSender(healthy=False)
+    sender.refuse = lambda message: message.value == b"0"
+    async with troubled(sender, tmp_path, deadline=5) as (publisher, journal):
+        await publisher.publish([record(n) for n in range(3)])
+        journal.full = True
+        sender.recover()
+        await until(lambda: not publisher.spooled)
+        assert await rows(journal, REFUSED) == [0]
+    assert numbers(sender.values()) == [1, 2]
 
 
 async def test_a_letter_waits_in_the_journal_like_any_record(tmp_path: Path) -> None:
