@@ -20,7 +20,9 @@ from service.core.message import Message
 def entry(n: int, *, size: int = 10, waited_for: bool = True) -> Entry:
     """One whose value and timestamp say its number."""
     call = Call(lambda _: None, 1) if waited_for else None
-    return Entry(Message(topic="work", key="k", value=b"%d" % n, partition_by="k"), size, n, since=float(n), call=call)
+    return Entry(
+        Message(topic="registrants", key="k", value=b"%d" % n, partition_by="k"), size, n, since=float(n), call=call
+    )
 
 
 def numbers(entries: Iterable[Entry]) -> list[int]:
@@ -67,7 +69,7 @@ def delivered(delivery: Delivery, bad: set[int], largest: int = 10**9) -> tuple[
 def test_a_refused_batch_is_taken_apart(count: int, bad: set[int], largest: int) -> None:
     """Those at fault are found, alone; all others are written once, in order; and it takes few batches."""
     bad &= set(range(count))
-    written, refused, batches = delivered(Delivery("work", 0, [entry(n) for n in range(count)]), bad, largest)
+    written, refused, batches = delivered(Delivery("registrants", 0, [entry(n) for n in range(count)]), bad, largest)
     assert written == [n for n in range(count) if n not in bad]
     assert refused == sorted(bad)
     full = math.ceil(count / max(1, largest // 10))
@@ -76,7 +78,7 @@ def test_a_refused_batch_is_taken_apart(count: int, bad: set[int], largest: int)
 
 def test_what_was_refused_may_be_taken_later() -> None:
     """The topic's limit was raised meanwhile: smaller batches are taken, and then larger ones again."""
-    delivery = Delivery("work", 0, [entry(n) for n in range(100)])
+    delivery = Delivery("registrants", 0, [entry(n) for n in range(100)])
     delivery.batch(10**9)
     assert delivery.refused() is None
     sizes = []
@@ -91,7 +93,7 @@ def test_what_was_refused_may_be_taken_later() -> None:
 
 def lane_with(count: int, *, appended: int = 0, first: int = 0) -> Lane:
     """So many entries, of which the first ones are rows."""
-    lane = Lane("work", 0, "spool/work/0")
+    lane = Lane("registrants", 0, "spool/registrants/0")
     for n in range(count):
         lane.add(entry(n))
     if appended:
@@ -102,14 +104,14 @@ def lane_with(count: int, *, appended: int = 0, first: int = 0) -> Lane:
 
 def take_off(lane: Lane, count: int) -> None:
     """From memory."""
-    lane.depart([Delivery("work", 0, lane.front(10**9)[:count])])
+    lane.depart([Delivery("registrants", 0, lane.front(10**9)[:count])])
 
 
 def test_rows_are_removed_by_landing_only() -> None:
     """Where the journal put them."""
     lane = lane_with(5, appended=5, first=70)
     assert (lane.rows, lane.first, lane.next, lane.head_timestamp) == (5, 70, 75, 0)
-    lane.depart([Delivery("work", 0, [entry(0), entry(1)])], rows_before=72)
+    lane.depart([Delivery("registrants", 0, [entry(0), entry(1)])], rows_before=72)
     assert lane.rows == 5
     assert lane.landed()
     assert (lane.rows, lane.first) == (3, 72)
@@ -190,7 +192,7 @@ def test_back_to_memory_with_few_rows_left(rows: int, journalling: bool) -> None
     """Once a flight has landed: Kafka acknowledges."""
     lane = lane_with(rows + 1, appended=rows + 1)
     lane.journalling = True
-    lane.depart([Delivery("work", 0, [entry(0)])], rows_before=1)
+    lane.depart([Delivery("registrants", 0, [entry(0)])], rows_before=1)
     lane.landed()
     assert (lane.rows, lane.journalling) == (rows, journalling)
 
@@ -207,7 +209,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lane = Lane("work", 0, "spool/work/0", first=7, next_=7)
+        self.lane = Lane("registrants", 0, "spool/registrants/0", first=7, next_=7)
         self.left: list[Entry] = []  # not landed
         self.rows: dict[int, int] = {}  # offset → number, of what is in the journal
         self.next = 7
@@ -256,10 +258,10 @@ class LaneMachine(RuleBasedStateMachine):
         rows = [(offset, n) for offset, n in sorted(self.rows.items()) if self.lane.first <= offset < self.lane.next]
         if rows:
             self.airborne = [entry(n, waited_for=False) for _, n in rows[:most]]
-            self.lane.depart([Delivery("work", 0, self.airborne)], rows_before=rows[:most][-1][0] + 1)
+            self.lane.depart([Delivery("registrants", 0, self.airborne)], rows_before=rows[:most][-1][0] + 1)
         else:
             self.airborne = self.lane.front(10**9)[:most]
-            self.lane.depart([Delivery("work", 0, self.airborne)])
+            self.lane.depart([Delivery("registrants", 0, self.airborne)])
         assert numbers(self.airborne) == numbers(self.left[: len(self.airborne)])
 
     @precondition(lambda self: self.airborne)
@@ -287,13 +289,14 @@ TestLaneMachine = LaneMachine.TestCase
 # --- which lane -------------------------------------------------------------------------------------------------------
 
 
-def message(key: str, *, topic: str = "work", partition: int | None = None) -> Message:
+def message(key: str, *, topic: str = "registrants", partition: int | None = None) -> Message:
     """A record."""
     return Message(topic=topic, key=key, value=b"", partition_by=key, partition=partition)
 
 
 @pytest.mark.parametrize(
-    ("topic", "partition", "stream"), [("work", None, "spool/work"), ("work", 0, "spool/work/0"), ("", None, "spool")]
+    ("topic", "partition", "stream"),
+    [("registrants", None, "spool/registrants"), ("registrants", 0, "spool/registrants/0"), ("", None, "spool")],
 )
 def test_a_lane_finds_its_rows_again(topic: str, partition: int | None, stream: str) -> None:
     """By the name of the stream."""
@@ -301,7 +304,7 @@ def test_a_lane_finds_its_rows_again(topic: str, partition: int | None, stream: 
     assert not topic or stream_of(topic, partition) == stream
 
 
-@pytest.mark.parametrize("stream", ["work", "refused", "partitions", "spooled/work"])
+@pytest.mark.parametrize("stream", ["registrants", "refused", "partitions", "spooled/registrants"])
 def test_other_streams_are_no_lanes(stream: str) -> None:
     """The journal holds more than that."""
     assert place_of(stream) is None
@@ -309,7 +312,7 @@ def test_other_streams_are_no_lanes(stream: str) -> None:
 
 def test_the_same_key_takes_the_same_lane() -> None:
     """By Kafka's own partitioner, or where the message says; of a topic that is not known yet there is one lane."""
-    counts = {"work": 3}
+    counts = {"registrants": 3}
     lanes = Routing(counts.get)
     assert lanes.lane_for(message("a")) is lanes.lane_for(message("a"))
     assert lanes.lane_for(message("a")).partition == partition_for("a", 3)
@@ -332,7 +335,7 @@ def test_who_goes_first() -> None:
     assert set(lanes.emptied(old)) == {uncounted, other}
     assert [lanes.before(each) for each in (uncounted, other)] == [None, None]
     assert not lanes.leads_somewhere(uncounted)
-    counts |= {"work": 2, "meetings": 1}
+    counts |= {"registrants": 2, "meetings": 1}
     counted = lanes.lane_for(message("a"))
     assert lanes.before(counted) is uncounted
     assert lanes.before(lanes.lane_for(message("a", topic="meetings"))) is None
@@ -345,12 +348,18 @@ def test_who_goes_first() -> None:
 
 def test_a_lane_of_no_partition_leads_to_several() -> None:
     """As far as they are known; the records of each in their order."""
-    counts = {"work": 2}
+    counts = {"registrants": 2}
     lanes = Routing(counts.get)
-    places: Sequence[tuple[str, str]] = [("work", "a"), ("work", "b"), ("work", "a"), ("meetings", "a"), ("work", "a")]
+    places: Sequence[tuple[str, str]] = [
+        ("registrants", "a"),
+        ("registrants", "b"),
+        ("registrants", "a"),
+        ("meetings", "a"),
+        ("registrants", "a"),
+    ]
     entries = [Entry(message(key, topic=topic), 1, n) for n, (topic, key) in enumerate(places)]
     found = lanes.deliveries(Lane("", None, "spool"), entries)
     assert sorted(n for each in found for n in numbers(each.entries)) == [0, 1, 2]
     assert all(numbers(each.entries) == sorted(numbers(each.entries)) for each in found)
-    fewer = Routing({"work": 1}.get).deliveries(Lane("work", 1, "spool/work/1"), entries[:3])
+    fewer = Routing({"registrants": 1}.get).deliveries(Lane("registrants", 1, "spool/registrants/1"), entries[:3])
     assert [(each.partition, numbers(each.entries)) for each in fewer] == [(0, [0, 1, 2])]

@@ -25,7 +25,7 @@ from tests.bus.power_loss import Left, Recorder, states
 
 pytestmark = pytest.mark.timeout(300)  # where there is no folder in RAM, the disk is waited for
 
-STREAMS = ("spool/meetings/0", "spool/work/3", "ledger")
+STREAMS = ("spool/meetings/0", "spool/registrants/3", "ledger")
 
 
 @dataclass

@@ -19,12 +19,13 @@ from service.bus.journal import Journal
 from service.bus.journal_file import Extent, JournalFile, Stored
 from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
 from service.bus.record_size import MAX_RECORD_BYTES
+from service.bus.routing import stream_of
 from service.core.dead_letters import LONGEST
 from service.core.errors import CannotStore, JournalError, JournalFull, Overloaded, RecordRefused
 from service.core.message import Message
 from tests.fakes import FakeSender
 
-STREAM = "spool/work/0"
+STREAM = stream_of("work", 0)
 
 
 @asynccontextmanager

@@ -45,10 +45,12 @@ async def slow(name: str, bus: str, folder: Path) -> AsyncIterator[Role]:
         made.process.program = ("-c", SLOW, str(folder / "gate"))
         made.process.start()
 
-        async def alive() -> bool:
-            return await made.probe("livez") == 200
+        async def verifying() -> bool:
+            if await made.probe("livez") != 200:
+                return False
+            return "verified" in (await asked(made, "readyz")).text  # it listens a moment before it begins with that
 
-        await until(alive, within=30)
+        await until(verifying, within=30)
         yield made
 
 
@@ -90,7 +92,7 @@ async def test_the_probes_answer_while_the_journal_is_verified(name: str, bus: s
     """Whoever supervises us must not end it for that; the records are there once the bus is."""
     async with slow(name, bus, tmp_path) as starting:
         unready, metrics = await asked(starting, "readyz"), await asked(starting, "metrics")
-        records = (await asked(starting, "records/work/0")).status_code
+        records = (await asked(starting, "records/meetings/0")).status_code
         announced = (tmp_path / "data" / "private-listener.json").exists()
         (tmp_path / "gate").touch()
 
@@ -98,7 +100,7 @@ async def test_the_probes_answer_while_the_journal_is_verified(name: str, bus: s
             return await starting.probe("readyz") == 200
 
         await until(ready, within=30)
-        records_of_bus = (await asked(starting, "records/work/0")).status_code
+        records_of_bus = (await asked(starting, "records/meetings/0")).status_code
         assert "webex_events_journal_trusted 1.0\n" in await starting.scraped()
         code, _ = await starting.ended(starting.signal())
 
