@@ -22,7 +22,8 @@ from service.cli.clock import utc_now
 from service.cli.trigger import notification
 from service.core.errors import KafkaUnavailable
 from service.core.signature import sign
-from tests.line import PARTITIONS, SECRET, TOKEN, Process, free_port, until
+from tests.line import PARTITIONS, SECRET, TOKEN, Process, until
+from tests.ports import free_port
 
 #: Seconds that every role has from the signal to its end.
 LIMIT = 25.0

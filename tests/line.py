@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +27,7 @@ from service.core import event
 from service.core.event import CloudEvent
 from service.core.message import Received
 from service.core.signature import sign
+from tests.ports import free_port
 
 SECRET = "line-webhook-secret-4711"
 TOKEN = "line-token-0815"
@@ -42,24 +41,6 @@ rules:
   - {name: rivals-out, when: registrant.emailDomain in lists.rivals, then: reject, reason: Works for a rival}
   - {name: partners-in, when: registrant.emailDomain in lists.partners, then: approve, notify: false, reason: A partner}
 """
-
-
-_GIVEN: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nobody uses, below those that the system hands out: it must be free again after a restart.
-
-    None is given twice, and runs side by side mostly take from different hundreds: it is not used at once.
-    """
-    while True:
-        port = 20_000 + os.getpid() % 40 * 300 + secrets.randbelow(300)
-        if port in _GIVEN:
-            continue
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            _GIVEN.add(port)
-            return port
 
 
 class Process:

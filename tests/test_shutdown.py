@@ -24,7 +24,8 @@ from tests.ending import LIMIT, Role, Sender, Slow, in_journal, kafka_settings, 
 from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Cluster
 from tests.kafka.records import create_topics, producing, send_all
-from tests.line import PARTITIONS, free_port, until
+from tests.line import PARTITIONS, until
+from tests.ports import free_port
 
 Start = Callable[..., Awaitable[Role]]
 

@@ -76,6 +76,7 @@ class KafkaClient:
     def __init__(self, connection: Connection, *, client_id: str, timing: Timing, idempotent: bool) -> None:
         self.spent: str | None = None
         self.acknowledged = False
+        self._sending: dict[Any, Sequence[Outgoing]] = {}  # by builder
         self._end: asyncio.Task[None] | None = None
         self._timing = timing
         self._kafka: Any = connection.client(
@@ -134,9 +135,36 @@ class KafkaClient:
         for ever.
         """
         await self._look_up(topic, partition)
-        taken = await self._kafka.send_batch(self._built(batch), topic, partition=partition)
-        await taken
+        builder = self._built(batch)
+        self._sending[builder] = batch
+        try:
+            taken = await self._kafka.send_batch(builder, topic, partition=partition)
+            await taken
+        finally:
+            del self._sending[builder]
         self.acknowledged = True
+
+    def take_over(self, other: KafkaClient, again: Iterable[Sequence[Outgoing]]) -> None:
+        """Go on with the producer id of ``other``, which has ended, before anything is sent: what it wrote without hearing of
+        it is recognised by the brokers when it is sent ``again`` (these batches and no others), and is not written twice
+        (KIP-98). They go by the first and the last number of a batch, so one that is not sent again keeps its numbers.
+        """
+        mine, its = self._kafka._txn_manager, other._kafka._txn_manager
+        if its is None:
+            return
+        mine._pid_and_epoch = its._pid_and_epoch
+        mine._sequence_numbers.clear()
+        mine._sequence_numbers.update(its._sequence_numbers)
+        wanted = {id(batch) for batch in again}
+        for numbered in other._numbered():
+            if id(other._sending.get(numbered._builder)) in wanted:
+                mine._sequence_numbers[numbered.tp] -= numbered.record_count
+
+    def _numbered(self) -> list[Any]:
+        """What has sequence numbers and no answer: one batch of a partition at most, aiokafka sends no other meanwhile."""
+        accumulator = self._kafka._message_accumulator
+        queued = (batch for queue in accumulator._batches.values() for batch in queue if batch.retry_count)
+        return [batch for batch in (*accumulator._pending_batches, *queued) if not batch.future.done()]
 
     async def _look_up(self, topic: str, partition: int) -> None:
         """Before aiokafka does: it would ask ten times a second for a topic that is missing, and might have it created."""
@@ -154,8 +182,12 @@ class KafkaClient:
 
     def _update_in_turn(self) -> asyncio.Future[Any]:
         """While a partition has no leader the sender asks without a pause: 3 000 requests a second were counted."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_update:
+        loop = asyncio.get_running_loop()
+        if self.ended:
+            never = loop.create_future()
+            never.cancel()
+            return never
+        if (now := loop.time()) >= self._next_update:
             self._next_update = now + UPDATE_PAUSE
             updated: asyncio.Future[Any] = self._update()
             return updated
@@ -209,6 +241,8 @@ class KafkaClient:
                     synchronizer.cancel()
                     await asyncio.gather(synchronizer, return_exceptions=True)
                 await client.close()
+        if client._md_update_fut is not None:  # nobody is left to set it, and what waits for it would never end
+            client._md_update_fut.cancel()
 
     @property
     def _sender_task(self) -> asyncio.Task[None] | None:

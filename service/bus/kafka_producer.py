@@ -54,6 +54,7 @@ _FORBIDDEN = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
 #: Why a client is tried beside the one in use, which is kept if it answers after all.
 _STALLED = "stalled"
 _SILENT = "silent"
+_LOOKS_WEDGED = (_STALLED, _SILENT)
 
 
 @dataclass(eq=False)
@@ -345,7 +346,7 @@ class KafkaProducer:
             if problem:
                 self._say_unreachable(problem)
                 _look_again(overdue, after=self._timing.longest_backoff)
-            elif reason not in (_STALLED, _SILENT) or await self._does_better(client):
+            elif reason not in _LOOKS_WEDGED or await self._does_better(client):
                 await self._adopt(client, reason)
                 self._wait_longer(overdue)
             else:
@@ -388,6 +389,8 @@ class KafkaProducer:
             with suppress(Exception):  # whatever it dies of, the new one is needed all the more
                 await old.end()
             await asyncio.sleep(0)  # answers that came at the very end are heard
+            if reason in _LOOKS_WEDGED:  # else its numbers are what is wrong
+                client.take_over(old, [pending.batch for pending in self._pending])
             self.replacements[reason] += 1
             self._log.warning("producer.replaced", reason=reason, pending=self.pending)
         self._client = client

@@ -25,7 +25,8 @@ from tests.fakes import FakeSender
 from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Cluster
 from tests.kafka.records import limit_batches, read_topic
-from tests.line import PARTITIONS, SECRET, free_port
+from tests.line import PARTITIONS, SECRET
+from tests.ports import free_port
 from tests.test_shutdown import with_topics
 
 KIB = 1024

@@ -367,9 +367,6 @@ TARGETS: dict[str, Target] = {"leader": the_leader, "follower": the_follower, "c
 QUICK = {"leader-kill", "follower-stop"}
 RESTARTED = Bounds(duplicates=500, letters=0)
 
-#: Answers get lost all the time: a client is replaced again and again, and each may repeat a batch of each partition.
-LOSSY = Bounds(duplicates=5000, letters=0, unavailable=0, gap=5.0)
-
 
 def _matrix() -> Iterator[Cell]:
     faults: dict[str, Fault] = {"term": terminated, "kill": killed, "stop": frozen}
@@ -393,7 +390,7 @@ CELLS: dict[str, Cell] = {
         Cell("leader-half-open", once("half-open", the_leader, half_open)),
         Cell("leader-unreachable", unreachable),
         Cell("gray", gray, limit=900),
-        Cell("loss", lossy, bounds=LOSSY),
+        Cell("loss", lossy),
         Cell("twenty-kills", twenty_kills, more=recovers_within_20_s, limit=1800),
         Cell(
             "more-partitions",

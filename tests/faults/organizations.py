@@ -10,7 +10,8 @@ import msgspec
 from service.bus.kafka import KafkaReader
 from service.bus.kafka_connection import Connection
 from service.core.organizations import wire_id
-from tests.line import KafkaLine, Process, accepts, free_port
+from tests.line import KafkaLine, Process, accepts
+from tests.ports import free_port
 
 
 class OrganizationsLine(KafkaLine):

@@ -18,7 +18,8 @@ from tests.faults.invariants import Bounds, Report, check
 from tests.faults.reading import Reader
 from tests.faults.sender import Notices
 from tests.kafka.harness import Broker, Cluster
-from tests.line import SECRET, Process, free_port
+from tests.line import SECRET, Process
+from tests.ports import free_port
 from tests.volume import mounted
 
 PREFIX = "alone."

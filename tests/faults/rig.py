@@ -34,9 +34,9 @@ from tests.faults.invariants import Bounds, Report, check
 from tests.faults.left_behind import ids_in_journal
 from tests.faults.proxy import Behaviour, Proxies, Proxy
 from tests.faults.reading import TOPICS, Reader
-from tests.kafka.harness import Broker, Cluster, Nodes, free_port
+from tests.kafka.harness import Broker, Cluster, Nodes
 from tests.line import SECRET, Process
-from tests.line import free_port as free_local_port
+from tests.ports import free_port
 
 PREFIX = "rig."
 BROKERS = 3
@@ -73,7 +73,7 @@ class Rig:
         self._folder = folder
         self._doors = doors
         self.internal = ",".join(f"{b.address}:{doors.internal[n]}" for n, b in enumerate(cluster.brokers, 1))
-        self.port, self.admin = free_local_port(), free_local_port()
+        self.port, self.admin = free_port(), free_port()
         self.receiver = self._process("receiver", "serve", "receiver")
         self.history = Writer(folder / "rig.jsonl")
         self._sender: subprocess.Popen[bytes] | None = None

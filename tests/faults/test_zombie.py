@@ -16,6 +16,7 @@ from tests.faults.stage import Stories, calls, eventually, fault, figures, momen
 from tests.faults.topics import lag
 from tests.kafka.harness import Cluster
 from tests.line import KafkaLine
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.kafka]
 
@@ -101,7 +102,7 @@ async def test_a_processor_whose_name_is_taken_ends(kafka: Cluster, topic_prefix
     line = KafkaLine(tmp_path, kafka.bootstrap, topic_prefix)
     async with lines.closing(line):
         await line.start()
-        port = lines.free_port()
+        port = free_port()
         second = line.process(
             "second",
             "serve",

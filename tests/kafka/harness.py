@@ -19,7 +19,6 @@ import asyncio
 import fcntl
 import hashlib
 import os
-import random
 import re
 import shutil
 import signal
@@ -36,6 +35,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.bus.kafka_connection import Connection
+from tests.ports import free_port
 
 POM = Path(__file__).with_name("pom.xml")
 FOLDER_PREFIX = "webex-events-kafka-"
@@ -290,16 +290,6 @@ def _free_nodes(count: int) -> dict[int, tuple[str, int, int]]:
     own_address = sys.platform == "linux"
     addresses = [f"127.0.0.{10 + n}" if own_address else "127.0.0.1" for n in range(1, count + 1)]
     return {n: (address, free_port(address), free_port(address)) for n, address in enumerate(addresses, start=1)}
-
-
-def free_port(address: str) -> int:
-    """A port below 32768 that nobody uses on ``address``."""
-    for _ in range(1000):
-        port = random.randrange(20_000, 32_768)  # noqa: S311 - not a secret
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((address, port))
-            return port
-    raise RuntimeError(f"no free port below 32768 on {address}")
 
 
 def _brokers_listed_by(address: str, port: int) -> int:

@@ -36,7 +36,8 @@ from cryptography.hazmat.primitives.serialization import (
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_connection import Connection
 from service.bus.kafka_security import Security
-from tests.kafka.harness import Broker, Cluster, Nodes, free_port
+from tests.kafka.harness import Broker, Cluster, Nodes
+from tests.ports import free_port
 
 CANARY = "canary"
 

@@ -19,6 +19,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest
 from structlog.testing import capture_logs
 
 from service.bus.kafka import KafkaProducer
@@ -60,6 +61,19 @@ def hang(producer: KafkaProducer, *, partition: int) -> None:
     """What a lost wake-up in aiokafka would do: the partition is never looked at again by this client."""
     client: Any = producer._client
     client._kafka._sender._muted_partitions.add(aiokafka.TopicPartition(producer._prefix + "work", partition))
+
+
+def deafen(producer: KafkaProducer, *, reaches_kafka: bool = True) -> None:
+    """From now on this client hears of no batch that it sends, nor does Kafka, unless it ``reaches_kafka``."""
+    client: Any = producer._client
+    send = client._kafka.client.send
+
+    async def unheard(node: int, request: Any, **more: Any) -> Any:
+        produce = isinstance(request, ProduceRequest)
+        answer = await send(node, request, **more) if reaches_kafka or not produce else None
+        return await asyncio.Event().wait() if produce else answer
+
+    client._kafka.client.send = unheard
 
 
 def kill_sender(producer: KafkaProducer) -> None:
@@ -187,6 +201,44 @@ async def test_what_was_cancelled_is_not_sent_again(cluster: Cluster, topic_pref
     assert await numbers(cluster, topic_prefix) == [2]
 
 
+@pytest.mark.parametrize("reaches_kafka", [True, False])
+async def test_what_a_stalled_client_wrote_is_not_written_again(
+    cluster: Cluster, topic_prefix: str, reaches_kafka: bool
+) -> None:
+    """Its answers got lost. The next one goes on with its producer id: Kafka knows what it has, and goes on counting."""
+    await create_topics(cluster, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    async with producing(cluster, topic_prefix, timing=QUICK) as producer:
+        await partitions(producer, "work")
+        for partition in (0, 1):
+            await producer.send("work", partition, [outgoing(numbered("k", 10 * partition))])
+        deafen(producer, reaches_kafka=reaches_kafka)
+        batches = ([outgoing(numbered("k", n)) for n in range(first, first + 3)] for first in (1, 11))
+        stuck = [producer.send("work", partition, batch) for partition, batch in enumerate(batches)]
+        await asyncio.wait_for(asyncio.gather(*stuck), 10)
+        for partition in (0, 1):
+            await producer.send("work", partition, [outgoing(numbered("k", 10 * partition + 4))])
+        assert producer.replacements == {"stalled": 1}
+    assert await numbers(cluster, topic_prefix, partitions=2) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("reaches_kafka", [True, False])
+async def test_what_follows_a_batch_that_was_withdrawn_is_not_taken_for_it(
+    cluster: Cluster, topic_prefix: str, reaches_kafka: bool
+) -> None:
+    """Kafka goes by the numbers alone: another batch of as many records must not get those of one that it may have."""
+    await create_topics(cluster, topic_prefix, [WORK])
+    async with producing(cluster, topic_prefix, timing=QUICK) as producer:
+        await send_all(producer, [numbered("k", 0)])
+        deafen(producer, reaches_kafka=reaches_kafka)
+        withdrawn = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        await asyncio.sleep(0.2)
+        withdrawn.cancel()
+        await asyncio.wait_for(producer.send("work", 0, [outgoing(numbered("k", 2))]), 10)
+        lost = [] if reaches_kafka else ["OutOfOrderSequenceNumber"]
+        assert list(producer.replacements) == ["stalled", *lost]
+    assert await numbers(cluster, topic_prefix) == ([0, 1, 2] if reaches_kafka else [0, 2])
+
+
 async def test_nothing_of_an_old_client_is_left(cluster: Cluster, topic_prefix: str) -> None:
     """However often it is replaced: the same tasks run as at first, and none after ``stop``."""
 
@@ -224,6 +276,23 @@ async def test_a_connection_that_is_being_made_at_the_end_is_closed_too(cluster:
         with pytest.raises(KafkaError):
             await each
     assert not [connection for connection in kafka._conns.values() if connection.connected()]
+
+
+async def test_what_waits_for_metadata_ends_with_its_client(cluster: Cluster, topic_prefix: str) -> None:
+    """aiokafka's tasks wait for the next answer before they try again, for ever where nobody is left who asks."""
+    client = KafkaClient(cluster.connection, client_id="t", timing=QUICK, idempotent=True)
+    assert await client.connect([]) == ""
+    kafka: Any = client._kafka.client
+    await asyncio.sleep(0.2)  # what it asks for at the start is answered
+    kafka._metadata_update = lambda *_: asyncio.Event().wait()
+    kafka.force_metadata_update()
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(kafka._maybe_wait_metadata())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await client.end()
+    assert (await asyncio.wait({waiting}, timeout=1))[0]
+    assert kafka.force_metadata_update().cancelled()
 
 
 # --- Kafka away or frozen ---------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from service.core.errors import CannotStore, KafkaUnavailable
 from tests.cli.program import Running, invoke, refusal, run, running
 from tests.kafka.records import create_topics, first_occurrences, numbered, producing, read_topic, send_all
 from tests.kafka.secured import CANARY, LISTENERS, Permission, Relay, SecuredKafka, password_of
-from tests.line import free_port
+from tests.ports import free_port
 
 SETTINGS = {
     "protocol": "KAFKA__SECURITY_PROTOCOL",
