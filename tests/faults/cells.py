@@ -365,7 +365,9 @@ async def _restarted(rig: Rig) -> None:
 #: What happens once for each of these: leader, follower and controller.
 TARGETS: dict[str, Target] = {"leader": the_leader, "follower": the_follower, "controller": the_controller}
 QUICK = {"leader-kill", "follower-stop"}
-RESTARTED = Bounds(duplicates=500, letters=0)
+
+#: Each of four starts may take 5 s, in which nobody answers.
+RESTARTED = Bounds(duplicates=500, letters=0, unavailable=4000, gap=10.0)
 
 
 def _matrix() -> Iterator[Cell]:
