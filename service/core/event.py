@@ -6,7 +6,9 @@ Attributes and their rules: CloudEvents 1.0.2, sections "Context Attributes" and
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -67,18 +69,19 @@ def new_event(  # noqa: PLR0913 - one argument for each attribute
     traceparent: str | None = None,
 ) -> CloudEvent:
     """Build an event; ``time`` is when it happened, where that is known, else when it was received."""
+    receivedtime = rfc3339(received)
     return CloudEvent(
         specversion="1.0",
         id=id,
         type=type,
         source=source,
         subject=subject,
-        time=rfc3339(time or received),
+        time=rfc3339(time) if time else receivedtime,
         datacontenttype="application/json",
         data=data,
         partitionkey=key,
         origin=origin,
-        receivedtime=rfc3339(received),
+        receivedtime=receivedtime,
         receiver=receiver,
         traceparent=traceparent,
     )
@@ -86,7 +89,7 @@ def new_event(  # noqa: PLR0913 - one argument for each attribute
 
 def encode(event: CloudEvent) -> bytes:
     """Structured JSON, UTF-8."""
-    return msgspec.json.encode(event)
+    return _encoder.encode(event)
 
 
 def decode(raw: bytes) -> CloudEvent:
@@ -94,34 +97,61 @@ def decode(raw: bytes) -> CloudEvent:
     return _decoder.decode(raw)
 
 
+_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(CloudEvent)
 
 
 def to_message(event: CloudEvent, *, topic: str = "") -> Message:
     """The record that carries the event, on ``topic``, by default that of its family."""
     return Message(
-        topic=topic or TOPICS[event.type.split(".")[1]],
+        topic=topic or _topic_of(event.type),
         key=event.partitionkey,
         value=encode(event),
         partition_by=event.partitionkey,
     )
 
 
-def event_id(*parts: str | bytes) -> str:
-    """A deterministic id: the same parts give the same id; SHA-256 over length-prefixed parts, 32 hex digits."""
+@lru_cache(maxsize=256)
+def _topic_of(type_: str) -> str:
+    return TOPICS[type_.split(".")[1]]
+
+
+def event_id(*parts: str | bytes, after: tuple[str, ...] = ()) -> str:
+    """A deterministic id: the same parts give the same id; SHA-256 over length-prefixed parts, 32 hex digits.
+
+    ``after``: parts before these that come again and again; they are hashed once.
+    """
+    digest = _hash_of(after).copy()
+    _add(parts, digest)
+    return digest.hexdigest()[:32]
+
+
+@lru_cache(maxsize=128)
+def _hash_of(parts: tuple[str, ...]) -> hashlib._Hash:
     digest = hashlib.sha256()
+    _add(parts, digest)
+    return digest
+
+
+def _add(parts: Iterable[str | bytes], digest: hashlib._Hash) -> None:
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "big"))
         digest.update(raw)
-    return digest.hexdigest()[:32]
 
 
 def source_of(org_id: object) -> str:
     """``source`` of an event of this organisation; ``/webex`` where it is not known."""
-    return f"/webex/orgs/{quote(org_id, safe='=+')}" if isinstance(org_id, str) and org_id else "/webex"
+    return _source(org_id) if isinstance(org_id, str) and org_id else "/webex"
+
+
+@lru_cache(maxsize=256)
+def _source(org_id: str) -> str:
+    return f"/webex/orgs/{quote(org_id, safe='=+')}"
 
 
 def rfc3339(moment: datetime) -> str:
-    """``2026-01-10T09:00:00.000Z``: UTC, milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """``2026-01-10T09:00:00.000Z``: UTC, milliseconds. msgspec writes a date five times quicker than Python does."""
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    written = _encoder.encode(utc).decode()  # in quotes, and without a fraction where that is 0
+    return written[1:24] + "Z" if utc.microsecond else written[1:20] + ".000Z"

@@ -7,9 +7,11 @@ them a notification carries is documented for ``meetings.ended`` only, so none i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -212,3 +214,44 @@ FAMILIES: Mapping[str, Family] = {
     "registrants": _REGISTRANTS,
     "meetingRegistrants": _REGISTRANTS,
 }
+
+
+def documented(body: bytes) -> dict[str, Any] | None:
+    """The notification, if there is nothing in it but fields that are known, each of its type; None for all other bytes.
+
+    It is what any reading would give, only quicker, with the fields in the order of their shapes. Then all in it is plain:
+    no integer of more than 64 bits, nothing nested deeply, nothing to withhold.
+    """
+    try:
+        family = FAMILIES[_resource.decode(body).resource]
+        notification: dict[str, Any] = msgspec.to_builtins(_documented(family.shape).decode(body))
+    except (ValueError, KeyError, RecursionError):
+        return None
+    return notification
+
+
+class _Resource(msgspec.Struct):
+    resource: str
+
+
+_resource = msgspec.json.Decoder(_Resource)
+
+
+@cache
+def _documented(shape: type[Shape]) -> msgspec.json.Decoder[Any]:
+    """Reads an envelope with data of this shape."""
+    return msgspec.json.Decoder(_closed(Envelope, data=_closed(shape)))
+
+
+def _closed(shape: type[Shape], **more: type) -> type[msgspec.Struct]:
+    """The shape, but closed: no other fields, and those that may hold anything hold plain values only."""
+    types = get_type_hints(shape)
+    known = [(name, _PLAIN.get(types[name], types[name]) | UnsetType, UNSET) for name in shape.__struct_fields__]
+    return msgspec.defstruct(
+        shape.__name__, [*more.items(), *known], rename="camel", kw_only=True, forbid_unknown_fields=True, gc=False
+    )
+
+
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Plain = str | bool | _Integer | None
+_PLAIN: Mapping[Any, Any] = {int | None: _Integer | None, list[dict[str, Any]] | None: list[dict[str, _Plain]] | None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from datetime import UTC, datetime
@@ -68,6 +69,39 @@ QUARANTINED = [
     ("truncated", "notJson"),
 ]
 
+#: Sample → the beginning of the SHA-256 of its records, one to a line, as the first version of the program wrote them.
+RECORDS = {
+    "convergedRecordings.created": "223bf28f29ead01d",
+    "convergedRecordings.deleted": "356ac4b7a556587f",
+    "convergedRecordings.updated": "869591f299de0ed4",
+    "meetingParticipants.joined-1970": "167c3804c43fa534",
+    "meetingParticipants.joined": "b4196c362c441565",
+    "meetingParticipants.left": "7cd5e40502797f7f",
+    "meetingRegistrants.updated": "fe20586dc7de7a3e",
+    "meetingTranscripts.created": "5cbfb9ab10745bd4",
+    "meetings.created-carries-secrets": "2ef4a51523b98b70",
+    "meetings.created-lone-surrogate": "93b58db2f28eeb99",
+    "meetings.created-minimal": "594de638176db701",
+    "meetings.created-without-id": "97806819a44ee945",
+    "meetings.created": "3b182ba3bf978237",
+    "meetings.deleted": "e0c94ed5836ed5e0",
+    "meetings.ended": "3ab2c5d7cce44838",
+    "meetings.started-personal-room": "38dc8efdee68ae94",
+    "meetings.started": "2fece726025351f7",
+    "meetings.teleported": "71a592cdd65ae5d2",
+    "meetings.updated-odd-types": "0117043f165945c1",
+    "meetings.updated-unknown-fields": "000ff1a7e611c1f6",
+    "meetings.updated": "8ce0738155e2bf7e",
+    "messages.created": "b9115a59cfde709b",
+    "recordings.created": "4cfd00bb149154db",
+    "recordings.deleted": "7b206d82f9093067",
+    "recordings.updated": "3dcb8afe403b9cc8",
+    "registrants.created": "66061502de0d9eea",
+    "serviceApp.authorized": "4745678b8561833f",
+    "serviceApp.deauthorized": "94353ca4e3b85fb5",
+    "truncated": "103b85200b4b4f7e",
+}
+
 
 def sample(name: str) -> bytes:
     """The exact body."""
@@ -123,6 +157,13 @@ def test_its_event(name: str, kind: str, key: str, time: str, looks: bool) -> No
     assert (got.type, got.partitionkey, got.time, bool(others)) == (f"webex.{kind}.v1", key, time, looks)
     assert got.source == ("/webex" if name == "meetings.created-minimal" else ORG)
     assert event.key == key
+
+
+@pytest.mark.parametrize("name", names())
+def test_its_records_byte_by_byte(name: str) -> None:
+    """Consumers compare and deduplicate records: they do not change, however they come about."""
+    records = b"\n".join(message.value or b"" for message in accepted(name).messages)
+    assert hashlib.sha256(records).hexdigest()[:16] == RECORDS[name]
 
 
 @pytest.mark.parametrize(("name", "reason"), QUARANTINED, ids=[row[0] for row in QUARANTINED])
