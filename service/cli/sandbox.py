@@ -52,7 +52,7 @@ async def serve_sandbox(settings: Settings, stop: Stop, *, target: str | None) -
 def _signing_secret(settings: Settings) -> bytes:
     require_secrets(settings)
     folder, fixed = settings.webhook.secrets_dir, settings.webhook.fixed_secrets
-    return (*fixed, *(read_secrets(folder) if folder else ()))[0]
+    return (*fixed, *(read_secrets(folder) if folder else ()))[0].value
 
 
 @contextlib.asynccontextmanager

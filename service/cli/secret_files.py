@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from stat import S_ISREG
 
 import structlog
 
 from service.core.errors import Problem, SettingsError
+from service.core.signature import Secret, owner_of
 
 #: Seconds between two looks at the folder. A secret that was removed is refused at the latest this long afterwards.
 INTERVAL = 2.0
+#: Seconds after which a folder that has changed is looked at once more: somebody may be at work in it, file by file.
+SETTLING = 0.2
 _LONGEST = 64 * 1024
 _MOST = 1_000
+#: Looks at a folder in which somebody is at work, before the next interval.
+_LOOKS = 5
 
 
 def read_secret(file: Path) -> bytes:
@@ -32,11 +38,25 @@ def read_secret(file: Path) -> bytes:
     return secret
 
 
-def read_secrets(folder: Path) -> tuple[bytes, ...]:
-    """One secret for each file of ``folder``, in the order of their names. Raises SettingsError, every problem at once.
+def read_secrets(folder: Path) -> tuple[Secret, ...]:
+    """The secrets in the files of ``folder``, in the order of their names. Raises SettingsError, every problem at once.
 
     Entries that begin with a dot are skipped: a mounted Kubernetes secret has its machinery in them (``..data``).
     """
+    secrets: list[Secret] = []
+    problems: list[Problem] = []
+    for file in _files(folder):
+        name = os.fsencode(file.name).decode("utf-8", "replace")
+        try:
+            secrets.append(Secret(read_secret(file), {owner_of(name): name}))
+        except SettingsError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise SettingsError(tuple(problems))
+    return _merged(secrets)
+
+
+def _files(folder: Path) -> list[Path]:
     try:
         files = sorted(
             each for each in folder.iterdir() if not each.name.startswith(".") and S_ISREG(each.stat().st_mode)
@@ -45,33 +65,34 @@ def read_secrets(folder: Path) -> tuple[bytes, ...]:
         raise _refused(f"{folder} cannot be read ({type(error).__name__})") from None
     if not 0 < len(files) <= _MOST:
         raise _refused(f"{folder} has {len(files)} files; 1 to {_MOST} secrets are expected")
-    secrets: list[bytes] = []
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            secrets.append(read_secret(file))
-        except SettingsError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise SettingsError(tuple(problems))
-    return tuple(dict.fromkeys(secrets))
+    return files
+
+
+def _merged(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    """Each value once, with all its owners; of two names for one owner the first stays."""
+    names: dict[bytes, dict[str, str]] = {}
+    for secret in secrets:
+        own = names.setdefault(secret.value, {})
+        for owner, name in secret.names.items():
+            own.setdefault(owner, name)
+    return tuple(Secret(value, own) for value, own in names.items())
 
 
 class LiveSecrets:
     """The live secrets: call it for the present ones. They change only while :meth:`watch` runs."""
 
-    def __init__(self, *, fixed: Sequence[bytes] = (), folder: Path | None = None) -> None:
+    def __init__(self, *, fixed: Sequence[Secret] = (), folder: Path | None = None) -> None:
         """``fixed`` ones come first and stay. Raises SettingsError where the folder is no good, or there is no secret."""
         self._fixed = tuple(fixed)
         self._folder = folder
         self._secrets = self._read()
         self._complaint = ""
         self._log = structlog.get_logger()
-        if not self._secrets or not all(self._secrets):
+        if not self._secrets or not all(each.value for each in self._secrets):
             raise _refused("there is no secret to verify webhooks with")
 
-    def __call__(self) -> Sequence[bytes]:
-        """The secrets that are live now; never empty."""
+    def __call__(self) -> Sequence[Secret]:
+        """The secrets that are live now; never empty, no value twice, and the same object until something changes."""
         return self._secrets
 
     async def watch(self, *, interval: float = INTERVAL) -> None:
@@ -83,22 +104,42 @@ class LiveSecrets:
     async def refresh(self) -> None:
         """Re-read the folder, beside the event loop. Where that fails, the secrets stay as they are."""
         try:
-            secrets = await asyncio.to_thread(self._read)
+            secrets = await self._settled()
         except SettingsError as error:
             self._complain(str(error), files=len(error.problems))
             return
         if secrets != self._secrets:
-            self._log.info("secrets.changed", live=len(secrets), before=len(self._secrets))
-        self._secrets, self._complaint = secrets, ""
+            added, removed = _beyond(secrets, self._secrets), _beyond(self._secrets, secrets)
+            self._log.info("secrets.changed", live=len(secrets), added=added, removed=removed)
+            self._secrets = secrets
+        self._complaint = ""
+
+    async def _settled(self) -> tuple[Secret, ...]:
+        """What the folder holds twice in a row: what stands in it only for a moment (half a file, half a swap) may be
+        no secret. Where it goes on changing, what there was. Raises SettingsError.
+        """
+        before = self._secrets
+        for _ in range(_LOOKS):
+            found = await asyncio.to_thread(self._read)
+            if found == before:
+                return found
+            before = found
+            await asyncio.sleep(SETTLING)
+        return self._secrets
 
     def _complain(self, complaint: str, *, files: int) -> None:
         if complaint != self._complaint:  # once, and not every two seconds
             self._log.error("secrets.kept", reason=complaint, problems=files, live=len(self._secrets))
         self._complaint = complaint
 
-    def _read(self) -> tuple[bytes, ...]:
-        found = () if self._folder is None else read_secrets(self._folder)
-        return tuple(dict.fromkeys((*self._fixed, *found)))
+    def _read(self) -> tuple[Secret, ...]:
+        return _merged((*self._fixed, *(() if self._folder is None else read_secrets(self._folder))))
+
+
+def _beyond(secrets: Iterable[Secret], others: Iterable[Secret]) -> list[str]:
+    """The names of the secrets that the others do not have."""
+    known = {each.value for each in others}
+    return [name for each in secrets if each.value not in known for name in each.names.values()]
 
 
 def _refused(sentence: str) -> SettingsError:

@@ -25,15 +25,23 @@ UNKNOWN_ORGANIZATION = "unknown"
 #: Far longer than any id that Webex gives.
 _LONGEST = 512
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_URI = re.compile(r"ciscospark://[a-z0-9_:.-]{0,64}/ORGANIZATION/([a-z0-9-]{1,64})", re.IGNORECASE)
+_URI = re.compile(r"ciscospark://[a-z0-9_:.-]{0,64}/([a-z]{1,32})/([a-z0-9-]{1,64})", re.IGNORECASE)
 
 
 def organization_id(value: object) -> str:
     """The bare id, in lower case, in whichever form ``value`` has it; "" where it is no organisation's id. Total."""
     if not isinstance(value, str) or len(value) > _LONGEST:
         return ""
-    found = value if _UUID.fullmatch(value) else _decoded(value)
-    return found.lower()
+    return value.lower() if _UUID.fullmatch(value) else _decoded(value, "ORGANIZATION")
+
+
+def registration_id(value: object) -> str:
+    """``webhook:<bare id>`` of a registration (``ciscospark://…/WEBHOOK/…`` in base64); "" where it is none's id. Total.
+
+    The prefix keeps it apart from organisations: whoever writes an organisation's UUID as a registration is not that one.
+    """
+    bare = _decoded(value, "WEBHOOK") if isinstance(value, str) and len(value) <= _LONGEST else ""
+    return f"webhook:{bare}" if bare else ""
 
 
 def wire_id(value: str) -> str:
@@ -53,7 +61,8 @@ def _written(bare: str) -> str:
     return base64.urlsafe_b64encode(f"ciscospark://us/ORGANIZATION/{bare}".encode()).decode().rstrip("=")
 
 
-def _decoded(value: str) -> str:
+def _decoded(value: str, kind: str) -> str:
+    """The bare id, in lower case, of what Webex calls a ``kind``."""
     padded = value.rstrip("=").replace("+", "-").replace("/", "_")
     padded += "=" * (-len(padded) % 4)
     try:
@@ -61,7 +70,7 @@ def _decoded(value: str) -> str:
     except (binascii.Error, ValueError):
         return ""
     match = _URI.fullmatch(uri)
-    return match[1] if match else ""
+    return match[2].lower() if match and match[1].upper() == kind else ""
 
 
 class Organization(msgspec.Struct, frozen=True):

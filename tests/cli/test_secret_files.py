@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from service.cli.secret_files import LiveSecrets, read_secret, read_secrets
+from service.cli.secret_files import SETTLING, LiveSecrets, read_secret, read_secrets
 from service.core.errors import SettingsError
+from service.core.signature import ANYBODY, Secret
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,18 @@ def test_what_is_no_secret_is_refused(tmp_path: Path, content: bytes | None) -> 
         read_secret(tmp_path / "secret")
 
 
+ORG = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
+OTHER = "96abc2aa-3dcc-11e5-a152-fe34819cdc9a"
+
+
+def anybodys(value: bytes, name: str) -> Secret:
+    return Secret(value, {ANYBODY: name})
+
+
+def values(secrets: LiveSecrets) -> list[bytes]:
+    return [each.value for each in secrets()]
+
+
 def mounted(folder: Path, version: str, **secrets: bytes) -> None:
     """Write secrets as Kubernetes mounts them: files are links through ``..data``, which is swapped at once."""
     real = folder / f"..{version}"
@@ -57,12 +71,29 @@ def mounted(folder: Path, version: str, **secrets: bytes) -> None:
 
 
 def test_every_file_of_a_mounted_secret_is_one(tmp_path: Path) -> None:
-    """Links are followed; folders and entries that begin with a dot are skipped; equal ones count once."""
+    """Links are followed; folders and entries that begin with a dot are skipped; equal ones for all count once."""
     mounted(tmp_path, "1", b=b"two\n", a=b"one", c=b"one")
     (tmp_path / "folder").mkdir()
     (tmp_path / ".hidden").write_bytes(b"three")
 
-    assert read_secrets(tmp_path) == (b"one", b"two")
+    assert read_secrets(tmp_path) == (anybodys(b"one", "a"), anybodys(b"two", "b"))
+
+
+def test_equal_secrets_keep_all_their_owners(tmp_path: Path) -> None:
+    """Two organisations with one secret are one secret that fits both, each under its own name."""
+    for name in (f"{ORG}.1", f"{OTHER}.1", f"{OTHER}.2", "webhook.secret"):
+        (tmp_path / name).write_bytes(b"same\n")
+
+    assert read_secrets(tmp_path) == (
+        Secret(b"same", {ORG: f"{ORG}.1", OTHER: f"{OTHER}.1", ANYBODY: "webhook.secret"}),
+    )
+
+
+def test_a_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
+    """Whatever bytes a file's name has, it can be logged and counted."""
+    (tmp_path / os.fsdecode(b"a\xff")).write_bytes(b"x")
+
+    assert read_secrets(tmp_path)[0].name == "a\N{REPLACEMENT CHARACTER}"
 
 
 def test_every_bad_file_is_named(tmp_path: Path) -> None:
@@ -76,8 +107,8 @@ def test_every_bad_file_is_named(tmp_path: Path) -> None:
     assert [str(problem) for problem in refused.value.problems] == [f"{tmp_path}/a is empty", f"{tmp_path}/c is empty"]
 
 
-@pytest.mark.parametrize("fixed", [(), (b"",)], ids=["none", "an empty one"])
-def test_there_is_always_a_secret(fixed: tuple[bytes, ...]) -> None:
+@pytest.mark.parametrize("fixed", [(), (anybodys(b"", "a"),)], ids=["none", "an empty one"])
+def test_there_is_always_a_secret(fixed: tuple[Secret, ...]) -> None:
     """Without a secret nothing starts."""
     with pytest.raises(SettingsError, match="no secret"):
         LiveSecrets(fixed=fixed)
@@ -86,22 +117,22 @@ def test_there_is_always_a_secret(fixed: tuple[bytes, ...]) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     """A folder without files is refused at the start, even beside a fixed secret."""
     with pytest.raises(SettingsError, match="0 files"):
-        LiveSecrets(fixed=[b"x"], folder=tmp_path)
+        LiveSecrets(fixed=[anybodys(b"x", "x")], folder=tmp_path)
 
 
 async def test_secrets_change_while_running(tmp_path: Path) -> None:
     """A rotation A, A+B, B is followed without a restart; the fixed one stays."""
     mounted(tmp_path, "1", a=b"A")
-    secrets = LiveSecrets(fixed=[b"fixed"], folder=tmp_path)
-    seen = [secrets()]
+    secrets = LiveSecrets(fixed=[anybodys(b"fixed", "WEBHOOK__SECRET")], folder=tmp_path)
+    seen = [values(secrets)]
     mounted(tmp_path, "2", a=b"A", b=b"B")
     await secrets.refresh()
-    seen.append(secrets())
+    seen.append(values(secrets))
     (tmp_path / "a").unlink()
     await secrets.refresh()
-    seen.append(secrets())
+    seen.append(values(secrets))
 
-    assert seen == [(b"fixed", b"A"), (b"fixed", b"A", b"B"), (b"fixed", b"B")]
+    assert seen == [[b"fixed", b"A"], [b"fixed", b"A", b"B"], [b"fixed", b"B"]]
 
 
 @pytest.mark.parametrize("damage", ["empty", "emptied", "gone"])
@@ -110,27 +141,68 @@ async def test_a_bad_folder_changes_nothing(tmp_path: Path, damage: str) -> None
     folder = tmp_path / "secrets"
     folder.mkdir()
     (folder / "a").write_bytes(b"canary")
+    (folder / "z").write_bytes(b"canary-z")
     secrets = LiveSecrets(folder=folder)
     if damage == "empty":
         (folder / "b").write_bytes(b"")
     else:
         (folder / "a").unlink()
+        (folder / "z").unlink()
     if damage == "gone":
         folder.rmdir()
 
     with capture_logs() as logs:
         await secrets.refresh()
         await secrets.refresh()
-    kept = secrets()
+    kept = values(secrets)
     folder.mkdir(exist_ok=True)
     (folder / "b").write_bytes(b"new")
     (folder / "a").write_bytes(b"old")
+    (folder / "z").unlink(missing_ok=True)
     await secrets.refresh()
 
-    assert kept == (b"canary",)
+    assert kept == [b"canary", b"canary-z"]
     assert [(line["event"], line["log_level"]) for line in logs] == [("secrets.kept", "error")]
     assert "canary" not in repr(logs)
-    assert secrets() == (b"old", b"new")
+    assert values(secrets) == [b"old", b"new"]
+
+
+async def test_without_a_change_it_is_the_same_object(tmp_path: Path) -> None:
+    """Whoever derives something of the secrets may keep it until they change."""
+    (tmp_path / "a").write_bytes(b"A")
+    secrets = LiveSecrets(folder=tmp_path)
+    before = secrets()
+    await secrets.refresh()
+
+    assert secrets() is before
+
+
+async def test_a_change_is_told_by_names(tmp_path: Path) -> None:
+    """The log says which secret came and which went, and no value."""
+    (tmp_path / "a").write_bytes(b"canary-A")
+    secrets = LiveSecrets(folder=tmp_path)
+    (tmp_path / "b").write_bytes(b"canary-B")
+    (tmp_path / "a").unlink()
+    with capture_logs() as logs:
+        await secrets.refresh()
+
+    assert logs == [{"event": "secrets.changed", "log_level": "info", "live": 1, "added": ["b"], "removed": ["a"]}]
+
+
+async def test_half_a_file_is_no_secret(tmp_path: Path) -> None:
+    """While somebody is writing, what stands in the folder for a moment only never becomes live."""
+    (tmp_path / "a").write_bytes(b"A")
+    secrets, seen = LiveSecrets(folder=tmp_path), set[bytes]()
+    refreshing = asyncio.create_task(secrets.refresh())
+    for size in range(1, 9):  # as an editor or a copy over a slow line would
+        (tmp_path / "a").write_bytes(b"complete"[:size])
+        await asyncio.sleep(SETTLING / 4)
+        seen.update(values(secrets))
+    await refreshing
+    await secrets.refresh()
+
+    assert seen <= {b"A", b"complete"}
+    assert values(secrets) == [b"complete"]
 
 
 async def test_the_folder_is_watched(tmp_path: Path) -> None:
@@ -140,7 +212,7 @@ async def test_the_folder_is_watched(tmp_path: Path) -> None:
     watching = asyncio.create_task(secrets.watch(interval=0.01))
     (tmp_path / "a").write_bytes(b"B")
     async with asyncio.timeout(5):
-        while secrets() != (b"B",):  # noqa: ASYNC110 - what is waited for is a file
+        while values(secrets) != [b"B"]:  # noqa: ASYNC110 - what is waited for is a file
             await asyncio.sleep(0.01)
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):

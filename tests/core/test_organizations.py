@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.organizations import SINGLE, Organization, Organizations, organization_id, wire_id
+from service.core.organizations import SINGLE, Organization, Organizations, organization_id, registration_id, wire_id
 
 BARE = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
 LONG = "Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi8xZWI2NWZkZi05NjQzLTQxN2YtOTk3NC1hZDcyY2FlMGUxMGY"
@@ -46,6 +46,23 @@ def written(uri: str) -> str:
 def test_an_id_in_any_form(value: object, bare: str) -> None:
     """Both forms of the same organisation are one id; what is none is the empty text."""
     assert organization_id(value) == bare
+
+
+@pytest.mark.parametrize(
+    ("value", "owner"),
+    [
+        pytest.param(written(f"ciscospark://us/WEBHOOK/{BARE}").rstrip("="), f"webhook:{BARE}", id="Webex's form"),
+        pytest.param(written(f"ciscospark://us/WEBHOOK/{BARE.upper()}"), f"webhook:{BARE}", id="capitals, padded"),
+        pytest.param(LONG, "", id="an organisation"),
+        pytest.param(BARE, "", id="a UUID: that could be anything's"),
+        pytest.param(None, "", id="null"),
+        pytest.param("Y" * 600, "", id="too long"),
+    ],
+)
+def test_a_registration_is_no_organisation(value: object, owner: str) -> None:
+    """Registrations are kept apart, even one that has an organisation's UUID."""
+    assert registration_id(value) == owner
+    assert owner != organization_id(BARE)
 
 
 @given(st.one_of(st.text(), st.none(), st.integers(), st.binary().map(lambda b: base64.b64encode(b).decode())))

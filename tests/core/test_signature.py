@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import uuid
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import BadSignature
-from service.core.signature import SignatureMode, sign, verify
+from service.core.signature import ANYBODY, Secret, SignatureMode, owner_of, sign, verify
 
 # RFC 2202 (SHA-1) and RFC 4231 (SHA-2), test case 2.
 KEY = b"Jefe"
@@ -63,10 +67,25 @@ ACCEPTED = [
     pytest.param([spark(SHA1), webex(b"SHA-384=" + b"0" * 96)], AUTO, id="an unknown algorithm counts as absent"),
     pytest.param([spark(SHA1), webex(b"SHA-1=" + WRONG1)], AUTO, id="SHA-1 is known in its own header only"),
     pytest.param([spark(SHA1), webex(b"")], AUTO, id="an empty header counts as absent"),
+    pytest.param(
+        [spark(SHA1), webex(b"," * 1000 + b"SHA-256=" + WRONG256)], AUTO, id="an endless header counts as absent"
+    ),
     pytest.param([spark(SHA1), webex(b"\xff\xfe\x00")], AUTO, id="bytes that are no text count as absent"),
     pytest.param([spark(SHA1), webex(WRONG512)], SPARK, id="spark looks at its own header only"),
     pytest.param([spark(SHA1), BOTH, BOTH], SPARK, id="spark does not count the others"),
     pytest.param([spark(WRONG1), BOTH], WEBEX, id="webex looks at its own header only"),
+    pytest.param(
+        [webex(b"SHA-256=" + SHA256 + b", SHA-512=" + b"g" + SHA512[1:])], AUTO, id="no hex where it usually is"
+    ),
+    pytest.param([webex(b"x" * 72 + b", SHA-512=" + SHA512)], AUTO, id="anything before a SHA-512"),
+    pytest.param([webex(b"SHA-256=" + SHA256 + b",  SHA-512=" + SHA512)], AUTO, id="two spaces"),
+    pytest.param([webex(b"SHA-512=" + SHA512 + b", SHA-256=" + SHA256)], AUTO, id="the other way round"),
+    pytest.param(
+        [spark(SHA1), webex(b", SHA-512=".ljust(72, b"x") + b", SHA-384=" + WRONG512)],
+        AUTO,
+        id="another algorithm there",
+    ),
+    pytest.param([(b"x-other-17-bytes-", SHA1), spark(SHA1)], AUTO, id="another header of that length"),
 ]
 
 
@@ -98,6 +117,13 @@ REFUSED = [
         [spark(SHA1), webex(b"SHA-256=" + SHA256 + b", SHA-512=" + WRONG512)], AUTO, id="a bad SHA-512 and a good rest"
     ),
     pytest.param([webex(b"SHA-256=" + SHA256 + b", sha256=" + SHA256)], AUTO, id="one algorithm twice"),
+    pytest.param([webex(b"SHA-512=" + SHA512 + b", SHA-512=" + SHA512)], AUTO, id="the strongest twice"),
+    pytest.param(
+        [webex(b"SHA-256=" + SHA256 + b", SHA-512=" + SHA512 + b", SHA-512=" + SHA512)], AUTO, id="and once more"
+    ),
+    pytest.param([webex(b"SHA-256=" + SHA256 + b", SHA-512=" + WRONG512)], AUTO, id="as usual, but wrong"),
+    pytest.param([spark(SHA1[:20] + b"\n" + SHA1[21:])], AUTO, id="white space for a digit"),
+    pytest.param([spark(SHA1), (b"X-SPARK-SIGNATURE", SHA1)], AUTO, id="the header twice, in another case"),
     pytest.param([webex(b"SHA-1=" + SHA1)], AUTO, id="SHA-1 in the strong header"),
     pytest.param([webex(SHA1)], AUTO, id="a bare SHA-1 in the strong header"),
     pytest.param([webex(b"SHA-512=" + SHA256)], AUTO, id="an algorithm with another's digest"),
@@ -173,8 +199,113 @@ def test_any_headers_have_an_answer(headers: list[tuple[bytes, bytes]]) -> None:
             verify(BODY, headers, secrets=[KEY], mode=mode)
 
 
+@given(st.binary(max_size=80) | st.text('SHA-256="512, 0aF', max_size=80).map(str.encode), st.booleans())
+def test_what_stands_before_the_sha512_decides_nothing(before: bytes, padded: bool) -> None:
+    """However long it is: the quick look at what Webex usually sends says what a close look at any header says."""
+    header = (before.ljust(72, b"x")[:72] if padded else before) + b", SHA-512=" + SHA512
+    assert verify(BODY, [webex(header)], secrets=[KEY]) == 0
+    with pytest.raises(BadSignature):
+        verify(BODY + b" ", [webex(header)], secrets=[KEY])
+
+
 def flip(raw: bytes, bit: int) -> bytes:
     """The same bytes but for one bit."""
     changed = bytearray(raw)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+# --- whose secret it is -----------------------------------------------------------------------------------------------
+
+ORG = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
+ORG_LONG = "Y2lzY29zcGFyazovL3VzL09SR0FOSVpBVElPTi8xZWI2NWZkZi05NjQzLTQxN2YtOTk3NC1hZDcyY2FlMGUxMGY"
+OTHER = "96abc2aa-3dcc-11e5-a152-fe34819cdc9a"
+HOOK = base64.b64encode(f"ciscospark://us/WEBHOOK/{OTHER}".encode()).decode().rstrip("=")
+#: A registration that has the UUID of an organisation.
+FALSE_HOOK = base64.b64encode(f"ciscospark://us/WEBHOOK/{ORG}".encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        pytest.param(f"{ORG}.current", ORG, id="a UUID"),
+        pytest.param(f"{ORG.upper()}.1", ORG, id="in capitals"),
+        pytest.param(f"{ORG_LONG}.2026-11", ORG, id="Webex's form"),
+        pytest.param(f"{ORG}.a.b", ORG, id="a dot in the slot"),
+        pytest.param(f"{HOOK}.current", f"webhook:{OTHER}", id="a registration"),
+        pytest.param(ORG, ANYBODY, id="no slot"),
+        pytest.param("webhook.secret", ANYBODY, id="a name with a dot"),
+        pytest.param("my.secret", ANYBODY, id="another one"),
+        pytest.param("current", ANYBODY, id="a word"),
+        pytest.param("", ANYBODY, id="nothing"),
+        pytest.param(f".{ORG}", ANYBODY, id="a dot first"),
+    ],
+)
+def test_a_name_says_whose_secret_it_is(name: str, owner: str) -> None:
+    """An id before the first dot binds it; any other name fits all."""
+    assert owner_of(name) == owner
+
+
+BOUND = Secret(b"x", {ORG: "of-org", f"webhook:{OTHER}": "of-hook"})
+
+
+@pytest.mark.parametrize(
+    ("secret", "org_id", "registration", "name"),
+    [
+        pytest.param(BOUND, ORG, "", "of-org", id="its organisation"),
+        pytest.param(BOUND, ORG_LONG, "", "of-org", id="in Webex's form"),
+        pytest.param(BOUND, OTHER, HOOK, "of-hook", id="its registration"),
+        pytest.param(BOUND, OTHER, "", None, id="another organisation"),
+        pytest.param(BOUND, "", "", None, id="nobody"),
+        pytest.param(BOUND, OTHER, FALSE_HOOK, None, id="a registration with the organisation's UUID"),
+        pytest.param(BOUND, OTHER, ORG, None, id="the organisation in the registration's place"),
+        pytest.param(BOUND, f"webhook:{OTHER}", "", None, id="the owner as it is spelt here"),
+        pytest.param(Secret(b"x", {ANYBODY: "all"}), OTHER, "", "all", id="anybody's"),
+        pytest.param(Secret(b"x", {ANYBODY: "all"}), "", "", "all", id="anybody's, for nobody"),
+        pytest.param(Secret(b"x", {ANYBODY: "all", ORG: "own"}), ORG, "", "own", id="its own name before anybody's"),
+        pytest.param(Secret(b"x", {ANYBODY: "all", ORG: "own"}), OTHER, "", "all", id="anybody's for the others"),
+        pytest.param(
+            Secret(b"x", {ANYBODY: "all", f"webhook:{OTHER}": "own"}), "", HOOK, "own", id="the same for a hook"
+        ),
+    ],
+)
+def test_a_secret_signs_for_its_owners(secret: Secret, org_id: str, registration: str, name: str | None) -> None:
+    """One that is bound fits its owner alone, and says under which name: that one is counted."""
+    assert secret.name_for(org_id, registration) == name
+
+
+def test_what_claims_nothing_is_kept() -> None:
+    """Signed, understood by nobody and naming nobody: it only goes to quarantine, so any secret will do."""
+    assert BOUND.name_for("", "", quarantined=True) == "of-org"
+    assert BOUND.name_for(OTHER, "", quarantined=True) is None
+    assert BOUND.name_for("", FALSE_HOOK, quarantined=True) is None
+
+
+def test_a_secret_hides_itself() -> None:
+    """Names are for operators to see; the value is not."""
+    assert repr(Secret(b"canary", {ANYBODY: "a", ORG: "b"})) == "Secret(a, b)"
+    assert "canary" not in f"{[Secret(b'canary', {ANYBODY: 'a'})]}"
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["verify alone", "with its owner"])
+def test_tenants_cannot_cross(bound: bool) -> None:
+    """100 tenants with a secret each: whoever signs with one's secret is never accepted as another, in 9 900 pairs (I4)."""
+    orgs = [str(uuid.UUID(int=n)) for n in range(100)]
+    live = [Secret(f"secret-{n}".encode(), {orgs[n]: f"{orgs[n]}.1"}) for n in range(100)]
+    crossed = 0
+    for i in range(100):
+        headers = [spark(hmac.digest(live[i].value, BODY, "sha1").hex().encode())]
+        if bound:  # one receiver for all: the secret is known, but it is i's
+            signer = live[verify(BODY, headers, secrets=[each.value for each in live])]
+            crossed += sum(signer.name_for(orgs[j], "") is not None for j in range(100) if j != i)
+        else:  # a receiver for each
+            crossed += sum(_accepts(headers, live[j].value) for j in range(100) if j != i)
+
+    assert crossed == 0
+
+
+def _accepts(headers: list[tuple[bytes, bytes]], secret: bytes) -> bool:
+    try:
+        return verify(BODY, headers, secrets=[secret]) == 0
+    except BadSignature:
+        return False
