@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from service.core.errors import JournalError, JournalFull
+from service.bus.waiting import resolve
+from service.core.errors import JournalError, JournalFull, whereabouts
 
 #: Operations in one transaction at most, and their bytes: bounds how long the first of them waits for the last, and how
 #: far a store's own log can grow in one go.
@@ -72,33 +73,22 @@ class Store(Protocol):
 S = TypeVar("S", bound=Store)
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
+#: What an operation came to: its result, or why it has none.
+Done = Callable[[Any, Exception | None], None]
+
+
+class _Operation(NamedTuple):
     run: Callable[[Any], Any]
-    future: asyncio.Future[Any]
-    after: Callable[[], None] | None
+    done: Done
     size: int
     reads: bool
     frees: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     operation: _Operation
     result: Any = None
     error: Exception | None = None
-
-    def tell(self) -> None:
-        """Resolve the future, unless its owner has gone; ``after`` runs in any case: the operation is over."""
-        future = self.operation.future
-        if self.operation.after is not None:
-            self.operation.after()
-        if future.done():
-            return
-        if self.error is None:
-            future.set_result(self.result)
-        else:
-            future.set_exception(self.error)
 
 
 class GroupCommit(Generic[S]):
@@ -138,24 +128,28 @@ class GroupCommit(Generic[S]):
         self,
         run: Callable[[S], Any],
         *,
-        after: Callable[[], None] | None = None,
         size: int = 0,
         reads: bool = False,
         frees: bool = False,
     ) -> asyncio.Future[Any]:
-        """Queue ``run``; the future has its result once the transaction is on the disk.
+        """:meth:`enqueue` for those who wait: the future has the result, or fails with what ``done`` is told."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.enqueue(run, partial(resolve, future), size=size, reads=reads, frees=frees)
+        return future
 
-        ``after`` is called in the loop when the operation is over, even when nobody waits for the future any more.
+    def enqueue(
+        self, run: Callable[[S], Any], done: Done, *, size: int = 0, reads: bool = False, frees: bool = False
+    ) -> None:
+        """Queue ``run``; ``done`` is called in the loop with its result once the transaction is on the disk.
+
         ``size``: bytes that it writes, about. ``reads``: it writes nothing. ``frees``: it makes room, or lets others make it.
-        Raises JournalError when the store failed (unless it ``reads``) or is closed; the future also JournalFull.
+        Raises JournalError when the store failed (unless it ``reads``) or is closed; ``done`` is told that or JournalFull.
         """
         if self._failure is not None and not reads:
             raise JournalError(self._failure)
         if self._closed:
             raise JournalError("the journal is closed")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Operation(run, future, after, size, reads, frees))
-        return future
+        self._queue.put(_Operation(run, done, size, reads, frees))
 
     async def close(self) -> None:
         """Run what was accepted, close the store, join the thread. Raises JournalError when that takes too long.
@@ -176,15 +170,15 @@ class GroupCommit(Generic[S]):
         try:
             self._serve()
         finally:
-            self._in_loop(_succeed, self._ended, None)
+            self._in_loop(resolve, self._ended, None, None)
 
     def _serve(self) -> None:
         try:
             store = self._open_store()
         except Exception as exc:  # noqa: BLE001 - whoever waits for start() gets it
-            self._in_loop(_fail, self._opened, exc)
+            self._in_loop(resolve, self._opened, None, exc)
             return
-        self._in_loop(_succeed, self._opened, store)
+        self._in_loop(resolve, self._opened, store, None)
         for group in self._groups():
             if group:
                 self._in_loop(_tell, self._surviving(store, group))
@@ -308,15 +302,9 @@ class GroupCommit(Generic[S]):
 
 
 def _tell(outcomes: list[_Outcome]) -> None:
-    for outcome in outcomes:
-        outcome.tell()
-
-
-def _succeed(future: asyncio.Future[Any], result: object) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+    for operation, result, error in outcomes:
+        try:
+            operation.done(result, error)
+        except Exception as bug:  # noqa: BLE001 - of whoever waits for it: the others are told all the same
+            where = whereabouts(bug)
+            structlog.get_logger().error("journal.tell_crashed", error=type(bug).__name__, where=where)

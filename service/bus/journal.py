@@ -25,12 +25,16 @@ from service.bus.group_commit import GroupCommit
 from service.bus.journal_file import STEP, Extent, JournalFile, Stored, size_of_rows
 from service.bus.journal_opening import open_file
 from service.bus.journal_space import Space, free_bytes
+from service.bus.waiting import resolve
 from service.core.errors import CannotStore, JournalError, JournalFull
 from service.core.message import Message
 
 #: Appends that may wait, and the bytes of their values; beyond that new ones are refused at once.
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 * 1024 * 1024
+
+#: Told of an append: the offsets, or why it failed.
+Appended = Callable[[list[int] | None, Exception | None], None]
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,14 +139,23 @@ class Journal:
         return self._space.capacity
 
     async def append(self, entries: Sequence[tuple[str, Message]], *, essential: bool = False) -> list[int]:
-        """Append each message to its stream, all of them or none; durable on return. The offsets, in the same order.
-
-        Order in a stream is the order of the calls. Raises JournalFull above the watermark, to which what is ``essential``
-        (without it, what is there could not be finished) is not subject, and where there is no room at all; CannotStore
-        when too much is waiting already. When cancelled, the records may be stored all the same.
+        """:meth:`offer` for those who wait: durable on return, or raises what ``done`` is told. The offsets, in the same
+        order. When cancelled, the records may be stored all the same.
         """
         if not entries:
             return []
+        appended: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self.offer(entries, partial(resolve, appended), essential=essential)
+        return await appended
+
+    def offer(self, entries: Sequence[tuple[str, Message]], done: Appended, *, essential: bool = False) -> None:
+        """Append each message to its stream, all of them or none; ``done`` is called with the offsets once they are on the
+        disk, or with the error, and after this has returned.
+
+        Order in a stream is the order of the calls. Raises JournalFull above the watermark, to which what is ``essential``
+        (without it, what is there could not be finished) is not subject, and ``done`` is told so where there is no room at
+        all; CannotStore when too much is waiting already.
+        """
         if self._space.full and not essential:
             raise JournalFull(self._space.refusal)
         rows, timestamp = tuple(entries), int(self._now().timestamp() * 1000)
@@ -154,17 +167,18 @@ class Journal:
             file.admit(size, essential=essential)
             return file.append(rows, timestamp)
 
-        after = partial(self._settled, size, {name for name, _ in rows})
-        done = self._writer.submit(append, after=after, size=size)
+        def appended(offsets: list[int] | None, error: Exception | None) -> None:
+            self._settled(size, rows)
+            done(offsets, error)
+
+        self._writer.enqueue(append, appended, size=size)
         self._waiting += 1
         self._waiting_bytes += size
-        offsets: list[int] = await done
-        return offsets
 
-    def _settled(self, size: int, streams: set[str]) -> None:
+    def _settled(self, size: int, rows: Sequence[tuple[str, Message]]) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
-        for stream in streams:
+        for stream, _ in rows if self._appended else ():
             if (event := self._appended.pop(stream, None)) is not None:
                 event.set()
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import msgspec
 import structlog
@@ -15,6 +16,7 @@ from service.bus.journal_file import STEP, Stored
 from service.bus.offsets import OffsetTracker
 from service.bus.protocols import RebalanceListener
 from service.bus.topics import LEDGER
+from service.bus.waiting import Done, durable
 from service.core.errors import CannotStore, JournalError, JournalFull
 from service.core.message import Message, Received
 
@@ -52,14 +54,48 @@ class JournalPublisher:
         self._journal = journal
         self._essential = essential
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """All of ``messages`` are on the disk on return. Raises CannotStore."""
+    def offer(self, messages: Sequence[Message], done: Done) -> Offer:
+        """Take ``messages``; ``done`` is called once, after this has returned: with None when all are on the disk, or with
+        CannotStore. Raises CannotStore where that is known before.
+        """
+        offer = Offer(done)
         try:
-            await self._journal.append([(message.topic, message) for message in messages], essential=self._essential)
-        except JournalFull as exc:
-            raise CannotStore("the journal is full", retry_after=FULL_RETRY_AFTER) from exc
-        except JournalError as exc:
-            raise CannotStore("the journal cannot store now") from exc
+            if messages:
+                rows = [(message.topic, message) for message in messages]
+                self._journal.offer(rows, offer.appended, essential=self._essential)
+            else:
+                asyncio.get_running_loop().call_soon(offer.appended, [], None)
+        except JournalError as error:
+            raise _refused(error) from error
+        return offer
+
+    def withdraw(self, offer: Offer) -> None:
+        """Nobody waits for it any more: its ``done`` is not called. The journal has it, and may store it all the same."""
+        offer.done = None
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """:meth:`offer` for those who wait: all of ``messages`` are on the disk on return. Raises CannotStore."""
+        await durable(partial(self.offer, messages), self.withdraw)
+
+
+class Offer:
+    """What :meth:`JournalPublisher.offer` took. ``done`` is told; None: nobody waits any more."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: Done) -> None:
+        self.done: Done | None = done
+
+    def appended(self, _: list[int] | None, error: Exception | None) -> None:
+        """The journal has it, or not."""
+        if self.done is not None:
+            self.done(_refused(error) if isinstance(error, JournalError) else error)
+
+
+def _refused(error: JournalError) -> CannotStore:
+    if isinstance(error, JournalFull):
+        return CannotStore("the journal is full", retry_after=FULL_RETRY_AFTER)
+    return CannotStore("the journal cannot store now")
 
 
 class JournalConsumer:

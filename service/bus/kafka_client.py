@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import aiokafka
@@ -76,7 +77,6 @@ class KafkaClient:
     def __init__(self, connection: Connection, *, client_id: str, timing: Timing, idempotent: bool) -> None:
         self.spent: str | None = None
         self.acknowledged = False
-        self._sending: dict[Any, Sequence[Outgoing]] = {}  # by builder
         self._end: asyncio.Task[None] | None = None
         self._timing = timing
         self._kafka: Any = connection.client(
@@ -135,14 +135,27 @@ class KafkaClient:
         for ever.
         """
         await self._look_up(topic, partition)
-        builder = self._built(batch)
-        self._sending[builder] = batch
-        try:
-            taken = await self._kafka.send_batch(builder, topic, partition=partition)
-            await taken
-        finally:
-            del self._sending[builder]
+        taken = await self._kafka.send_batch(self._built(batch), topic, partition=partition)
+        await taken
         self.acknowledged = True
+
+    def hand_over(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[Any] | None:
+        """:meth:`send` without a task, for where there is nothing to wait for: the future has its result, and is not to be
+        cancelled. None: there is something.
+        """
+        accumulator, place = self._kafka._message_accumulator, _place(topic, partition)
+        metadata = self._kafka.client.cluster._partitions.get(topic)
+        if metadata is None or partition not in metadata or accumulator._batches.get(place):
+            return None  # nobody knows of it, or the batch before is still there
+        if self.spent is not None or self.ended or accumulator._exception is not None:
+            return None
+        taken: asyncio.Future[Any] = accumulator._append_batch(self._built(batch), place).future
+        return taken
+
+    def busy(self, topic: str, partition: int) -> bool:
+        """The partition's leader has not answered the last request: what is given now has to wait for that."""
+        leader = self._kafka.client.cluster.leader_for_partition(_place(topic, partition))
+        return leader in self._kafka._sender._in_flight
 
     def take_over(self, other: KafkaClient, again: Iterable[Sequence[Outgoing]]) -> None:
         """Go on with the producer id of ``other``, which has ended, before anything is sent: what it wrote without hearing of
@@ -157,7 +170,7 @@ class KafkaClient:
         mine._sequence_numbers.update(its._sequence_numbers)
         wanted = {id(batch) for batch in again}
         for numbered in other._numbered():
-            if id(other._sending.get(numbered._builder)) in wanted:
+            if id(numbered._builder.records) in wanted:
                 mine._sequence_numbers[numbered.tp] -= numbered.record_count
 
     def _numbered(self) -> list[Any]:
@@ -201,17 +214,14 @@ class KafkaClient:
         return await self._update()
 
     def _built(self, batch: Sequence[Outgoing]) -> Any:
-        builder = self._kafka.create_batch()
-        for message, timestamp in batch:
-            added = builder.append(
-                timestamp=timestamp,
-                key=message.key.encode(),
-                value=message.value,
-                headers=list(headers(message.topic)),  # a tuple is refused
-            )
-            if added is None:
+        builder = self._kafka._message_accumulator.create_builder()
+        append, beside = builder._builder.append, headers(batch[0].message.topic)
+        for place, record in enumerate(batch):
+            if append(place, record.timestamp, record.key, record.message.value, beside) is None:
                 raise MessageSizeTooLargeError(f"{len(batch)} records do not fit into {MAX_BATCH_BYTES} bytes")
+        builder._relative_offset = len(batch)
         builder.close()
+        builder.records = batch
         return builder
 
     async def end(self) -> None:
@@ -248,6 +258,11 @@ class KafkaClient:
     def _sender_task(self) -> asyncio.Task[None] | None:
         task: asyncio.Task[None] | None = self._kafka._sender.sender_task
         return task
+
+
+@lru_cache(maxsize=1024)
+def _place(topic: str, partition: int) -> aiokafka.TopicPartition:
+    return aiokafka.TopicPartition(topic, partition)
 
 
 async def _no_connection(*_: Any, **__: Any) -> None:

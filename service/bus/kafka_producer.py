@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import structlog
 from aiokafka.errors import (
@@ -31,8 +33,7 @@ from service.bus.kafka_client import SPENT, KafkaClient, Timing
 from service.bus.kafka_connection import Connection
 from service.bus.kafka_refusal import reason_of
 from service.bus.kafka_topic_facts import Ask, TopicFacts
-from service.bus.outgoing import Outgoing
-from service.bus.record_size import batched_size
+from service.bus.outgoing import Outgoing, total_size
 from service.core.errors import RecordRefused, whereabouts
 
 __all__ = ["KafkaProducer", "Timing"]
@@ -67,16 +68,22 @@ class _Pending:
     acknowledged: asyncio.Future[None]
     since: float = field(default_factory=time.monotonic)
     due: float = 0.0
-    delivery: asyncio.Task[None] | None = None
+    delivery: asyncio.Future[Any] | None = None  # by the client that has it: our task, or aiokafka's own future
 
     @property
     def place(self) -> tuple[str, int]:
         return self.topic, self.partition
 
     @property
-    def answer(self) -> asyncio.Future[None]:
+    def answer(self) -> asyncio.Future[Any]:
         """Done when it is not waited for any more: by its sender, or where that has withdrawn it, by us."""
         return self.delivery if self.delivery is not None and self.acknowledged.done() else self.acknowledged
+
+    def let_go(self) -> None:
+        """What becomes of the delivery concerns nobody any more."""
+        if isinstance(self.delivery, asyncio.Task):
+            self.delivery.cancel()
+        self.delivery = None
 
 
 class KafkaProducer:
@@ -145,6 +152,10 @@ class KafkaProducer:
         """What the ``record_size.batched_size`` of a batch's records may be together, in bytes."""
         return self._facts.largest(topic)
 
+    def busy(self, topic: str, partition: int) -> bool:
+        """A batch given now would have to wait until others are answered: later it may be a larger one."""
+        return self._client is not None and self._client.busy(self._prefix + topic, partition)
+
     async def start(self) -> None:
         """Begin; returns when the first attempt to connect has ended, well or not. It goes on trying, also when cancelled."""
         self._tasks = (
@@ -170,7 +181,7 @@ class KafkaProducer:
         the batches of a partition where the next one is given after the one before is done.
         """
         acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        size = sum(batched_size(each.message) for each in batch)
+        size = total_size(batch)
         if size > (largest := self.largest(topic)):
             acknowledged.set_exception(RecordRefused(f"{size} bytes for {topic}: Kafka takes {largest}"))
             return acknowledged
@@ -180,7 +191,7 @@ class KafkaProducer:
         pending = _Pending(topic, partition, batch, size, self._timing.stall, acknowledged)
         self._pending[pending] = None
         self._pending_bytes += size
-        acknowledged.add_done_callback(lambda _: self._forget(pending))
+        acknowledged.add_done_callback(partial(self._forget, pending))
         self._give(pending)
         return acknowledged
 
@@ -205,13 +216,38 @@ class KafkaProducer:
     # --- one batch ----------------------------------------------------------------------------------------------------
 
     def _give(self, pending: _Pending) -> None:
-        if pending.delivery is not None:
-            pending.delivery.cancel()
+        pending.let_go()
         pending.due = time.monotonic() + pending.patience
-        if self._client is not None and not pending.acknowledged.done():
-            pending.delivery = asyncio.create_task(self._deliver(self._client, pending))
+        client = self._client
+        if client is None or pending.acknowledged.done():
+            return
+        taken = self._handed_over(client, pending)
+        if taken is None:
+            pending.delivery = asyncio.create_task(self._deliver(client, pending))
+        else:
+            pending.delivery = taken
+            taken.add_done_callback(partial(self._answered, client, pending))
 
-    def _forget(self, pending: _Pending) -> None:
+    def _handed_over(self, client: KafkaClient, pending: _Pending) -> asyncio.Future[Any] | None:
+        try:
+            return client.hand_over(self._prefix + pending.topic, pending.partition, pending.batch)
+        except Exception:  # noqa: BLE001 - whatever it is, the longer way comes to it as well, and says so
+            return None
+
+    def _answered(self, client: KafkaClient, pending: _Pending, taken: asyncio.Future[Any]) -> None:
+        """What was handed over is acknowledged or refused; what else there is takes the longer way."""
+        error = taken.exception()
+        if pending.delivery is not taken:
+            return
+        if error is None:
+            client.acknowledged = True
+            self._acknowledge(pending)
+        elif self._may_succeed(client, pending, error):
+            pending.delivery = asyncio.create_task(self._deliver(client, pending, pause=self._timing.backoff))
+            return
+        self._owes_nothing(pending)
+
+    def _forget(self, pending: _Pending, _: asyncio.Future[None]) -> None:
         """It is acknowledged, refused or cancelled. What the client owes us an answer to shows that it hangs, whoever waits."""
         del self._pending[pending]
         self._pending_bytes -= pending.size
@@ -219,37 +255,47 @@ class KafkaProducer:
         owed = given and pending.acknowledged.cancelled() and not self._stopped
         if owed and self._withdrawn.setdefault(pending.place, pending) is pending:
             return  # aiokafka has it anyway, and its acknowledgement says that all is well again
-        if pending.delivery is not None:
-            pending.delivery.cancel()
+        pending.let_go()
 
-    async def _deliver(self, client: KafkaClient, pending: _Pending) -> None:
+    def _owes_nothing(self, pending: _Pending) -> None:
+        if self._withdrawn.get(pending.place) is pending:
+            del self._withdrawn[pending.place]
+
+    async def _deliver(self, client: KafkaClient, pending: _Pending, pause: float = 0.0) -> None:
         try:
-            await self._try(client, pending)
+            await self._try(client, pending, pause)
         finally:
-            if self._withdrawn.get(pending.place) is pending:
-                del self._withdrawn[pending.place]
+            self._owes_nothing(pending)
 
-    async def _try(self, client: KafkaClient, pending: _Pending) -> None:
+    async def _try(self, client: KafkaClient, pending: _Pending, pause: float) -> None:
         """Until it is acknowledged, refused or withdrawn, or the client is spent: then the next one gets it."""
-        pause = self._timing.backoff
-        while client.spent is None and not pending.acknowledged.done():
+        while True:
+            if pause:
+                await asyncio.sleep(pause)
+            if client.spent is not None or pending.acknowledged.done():
+                return
             try:
                 await client.send(self._prefix + pending.topic, pending.partition, pending.batch)
-            except _REFUSALS as error:
-                self._refuse(pending, error)
-                return
-            except SPENT as error:
-                self._spent(client, type(error).__name__)
-                return
             except Exception as error:  # noqa: BLE001 - whatever it is, the batch stays ours
-                self._hold_up(pending, error)
-                if isinstance(error, _FORBIDDEN):  # another client would get the same answer
-                    pending.due = time.monotonic() + pending.patience
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, self._timing.longest_backoff)
+                if not self._may_succeed(client, pending, error):
+                    return
+                pause = min(max(pause * 2, self._timing.backoff), self._timing.longest_backoff)
             else:
                 self._acknowledge(pending)
                 return
+
+    def _may_succeed(self, client: KafkaClient, pending: _Pending, error: BaseException) -> bool:
+        """When it is tried again with the same client."""
+        if isinstance(error, _REFUSALS):
+            self._refuse(pending, error)
+        elif isinstance(error, SPENT):
+            self._spent(client, type(error).__name__)
+        else:
+            self._hold_up(pending, error)
+            if isinstance(error, _FORBIDDEN):  # another client would get the same answer
+                pending.due = time.monotonic() + pending.patience
+            return True
+        return False
 
     def _acknowledge(self, pending: _Pending) -> None:
         self._last_acknowledged = time.monotonic()
@@ -264,10 +310,10 @@ class KafkaProducer:
         """What was withdrawn says nothing any more: of the partition of what came ``after`` it, else of all."""
         for place in (after.place,) if after is not None else tuple(self._withdrawn):
             gone = self._withdrawn.pop(place, None)
-            if gone is not None and gone is not after and gone.delivery is not None:
-                gone.delivery.cancel()
+            if gone is not None and gone is not after:
+                gone.let_go()
 
-    def _refuse(self, pending: _Pending, error: Exception) -> None:
+    def _refuse(self, pending: _Pending, error: BaseException) -> None:
         self._facts.look_again()  # its limit may be another now
         if not pending.acknowledged.done():
             refusal = f"{pending.topic}: {type(error).__name__}, {len(pending.batch)} records, {pending.size} bytes"
@@ -277,7 +323,7 @@ class KafkaProducer:
         client.spent = client.spent or reason
         self._wake.set()
 
-    def _hold_up(self, pending: _Pending, error: Exception) -> None:
+    def _hold_up(self, pending: _Pending, error: BaseException) -> None:
         """Say once for each topic that, and why, it is not written to; to try again is all that can be done."""
         known = (pending.topic, type(error).__name__)
         if known not in self._held_up and not (self._client is None or self._client.ended):

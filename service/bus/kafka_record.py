@@ -8,12 +8,16 @@ from service.core.event import CONTENT_TYPE, TOPICS
 from service.core.message import Received
 
 _EVENT_TOPICS = frozenset(TOPICS.values())
-_EVENT_HEADERS = (("content-type", CONTENT_TYPE.encode()),)
+_EVENT_HEADERS = [("content-type", CONTENT_TYPE.encode())]
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
-def headers(topic: str) -> tuple[tuple[str, bytes], ...]:
-    """The headers of every record on ``topic`` (without prefix); CloudEvents, Kafka protocol binding, structured mode."""
-    return _EVENT_HEADERS if topic in _EVENT_TOPICS else ()
+def headers(topic: str) -> list[tuple[str, bytes]]:
+    """The headers of every record on ``topic`` (without prefix); CloudEvents, Kafka protocol binding, structured mode.
+
+    One list for all, which nobody may change: aiokafka refuses a tuple.
+    """
+    return _EVENT_HEADERS if topic in _EVENT_TOPICS else _NO_HEADERS
 
 
 def received(topic: str, record: Any) -> Received:

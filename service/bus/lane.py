@@ -14,9 +14,11 @@ go to the journal meanwhile (their acknowledgement is late): they stay the front
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice, takewhile
 
+from service.bus.outgoing import Outgoing, total_size
+from service.bus.waiting import Done
 from service.core.message import Message
 
 #: Records in a flight at most.
@@ -27,31 +29,30 @@ FIRST_PAGE = 16
 
 
 class Call:
-    """One call of ``publish``: ``missing`` of its records are not durable; each entry with its lane. ``done`` ends it."""
+    """What one call of ``offer`` gave: ``missing`` of its entries are not durable. ``done`` ends it, and there are none then:
+    no garbage is left that only a collector finds.
+    """
 
-    __slots__ = ("done", "entries", "lanes", "missing")
+    __slots__ = ("done", "entries", "missing")
 
-    def __init__(self, done: Callable[[Exception | None], None], missing: int) -> None:
+    def __init__(self, done: Done, missing: int) -> None:
         self.done = done
         self.missing = missing
         self.entries: list[Entry] = []
-        self.lanes: list[Lane] = []
 
 
-class Entry:
-    """A record on its way. ``size``: its bytes in a batch; ``timestamp``: ms since 1970; ``since``: when it came (s).
+class Entry(Outgoing):
+    """A record on its way, in its ``lane`` (once it is there). ``since``: when it came (s).
 
     ``settled``: nobody waits for it, because it is durable, or because it was withdrawn.
     """
 
-    __slots__ = ("call", "message", "settled", "since", "size", "timestamp")
+    __slots__ = ("call", "lane", "settled", "since")
 
-    def __init__(
-        self, message: Message, size: int, timestamp: int, *, since: float = 0.0, call: Call | None = None
-    ) -> None:
-        self.message = message
-        self.size = size
-        self.timestamp = timestamp
+    lane: Lane
+
+    def __init__(self, message: Message, timestamp: int, since: float = 0.0, call: Call | None = None) -> None:
+        super().__init__(message, timestamp)
         self.since = since
         self.call = call
         self.settled = call is None
@@ -80,8 +81,8 @@ class Delivery:
         most = len(self.entries) - self.done
         if self._suspect > self.done:
             most = max(1, (self._suspect - self.done) // 2)
-        self._end = self.done + fitting(islice(self.entries, self.done, self.done + most), largest)
-        return self.entries[self.done : self._end]
+        self._end = self.done + fitting(self.entries[self.done : self.done + most], largest)
+        return self.entries if self._end - self.done == len(self.entries) else self.entries[self.done : self._end]
 
     def passed(self) -> Sequence[Entry]:
         """The batch needs nothing more. Its entries."""
@@ -95,8 +96,10 @@ class Delivery:
         return self.entries[self.done] if self._end - self.done == 1 else None
 
 
-def fitting(entries: islice[Entry], largest: int) -> int:
+def fitting(entries: Sequence[Entry], largest: int) -> int:
     """How many of ``entries`` fit into ``largest`` bytes together; at least one."""
+    if total_size(entries) <= largest:
+        return len(entries)
     count = size = 0
     for entry in entries:
         size += entry.size
@@ -170,6 +173,7 @@ class Lane:
 
     def add(self, entry: Entry) -> None:
         """To the end."""
+        entry.lane = self
         self._memory.append(entry)
 
     def oldest(self) -> Entry | None:
@@ -198,8 +202,9 @@ class Lane:
     def append(self, most: int, largest: int) -> list[Entry]:
         """What goes to the journal now, at most so many and so many bytes (or one); :meth:`appended` has to follow."""
         self._forget_withdrawn()
-        self._appending = fitting(islice(self._memory, most), largest)
-        return list(islice(self._memory, self._appending))
+        entries = list(islice(self._memory, most))
+        self._appending = fitting(entries, largest)
+        return entries[: self._appending]
 
     def appended(self, offsets: Sequence[int]) -> list[Entry]:
         """The journal has them, at ``offsets``; those that became rows. Whatever landed meanwhile stands before ``first``."""
@@ -226,7 +231,8 @@ class Lane:
     def front(self, largest: int) -> list[Entry]:
         """What may be sent from memory in one batch. For where there are no rows."""
         self._forget_withdrawn()
-        return list(islice(self._memory, fitting(islice(self._memory, FLIGHT_RECORDS), largest)))
+        entries = list(islice(self._memory, FLIGHT_RECORDS))
+        return entries[: fitting(entries, largest)]
 
     def depart(self, deliveries: Sequence[Delivery], *, rows_before: int | None = None) -> Flight:
         """The front is in the air: the rows before the offset ``rows_before``, or from memory."""

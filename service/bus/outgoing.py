@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from operator import attrgetter
 
+from service.bus.record_size import size_beside
 from service.core.message import Message
 
 
-class Outgoing(NamedTuple):
+class Outgoing:
     """A record with the time that it bears, in milliseconds since 1970: that of its arrival, however often it is sent from
     memory; read from the journal, that of the append, even where it was sent with the other one before.
+
+    ``key`` in bytes and ``size``, its bytes in a batch (``record_size.batched_size``), are found out once. Raises UnicodeError.
     """
 
-    message: Message
-    timestamp: int
+    __slots__ = ("key", "message", "size", "timestamp")
+
+    def __init__(self, message: Message, timestamp: int) -> None:
+        self.message = message
+        self.timestamp = timestamp
+        self.key = key = message.key.encode()
+        self.size = len(key) + len(message.value or b"") + size_beside(message.topic)
+
+
+_size = attrgetter("size")
+
+
+def total_size(records: Iterable[Outgoing]) -> int:
+    """Bytes that they take in a batch together, at most (``record_size.batched_size``)."""
+    return sum(map(_size, records))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
+from service.bus.waiting import Done
 from service.core.message import Message, Received
 
 
@@ -17,6 +18,18 @@ class Publisher(Protocol):
 
         Raises CannotStore: then some may be durable all the same.
         """
+
+
+class OfferingPublisher(Publisher, Protocol):
+    """The same for whoever must not wait: no task and no future for each call."""
+
+    def offer(self, messages: Sequence[Message], done: Done) -> Any:
+        """Take them; ``done`` is called once, after this has returned: with None when *all* are durable, or with an error, as
+        :meth:`publish` raises them. Raises such an error itself where it is known before.
+        """
+
+    def withdraw(self, offer: Any) -> None:
+        """Nobody waits for what :meth:`offer` returned: ``done`` is not called, what is not handed over is not sent."""
 
 
 class RebalanceListener(Protocol):

@@ -5,6 +5,9 @@ longer than the deadline, or the producer is not healthy, everything that waits 
 what arrives until the rows are nearly drained. No lane waits for another, but for two: what an earlier version left in one
 stream for all goes first, and what came before a topic's partitions were known goes before what came after.
 
+What comes in one turn of the loop, for whatever lanes, goes together, and what comes while the broker has not answered the
+last request goes with the next one: nothing lingers, and batches are as large as the load makes them.
+
 "Not acknowledged in time" never means "not sent": what is in the air stays there, and when its acknowledgement comes after
 all it removes the rows. After a restart it is sent again.
 """
@@ -23,9 +26,10 @@ import structlog
 
 from service.bus.lane import Call, Delivery, Entry, Flight, Lane
 from service.bus.outgoing import Outgoing
-from service.bus.record_size import MAX_RECORD_BYTES, batched_size, record_size
+from service.bus.record_size import MAX_RECORD_BYTES, record_size
 from service.bus.routing import SPOOL, Routing
 from service.bus.spool import REFUSED, Rows, Spool
+from service.bus.waiting import Done, durable
 from service.core import dead_letters
 from service.core.errors import CannotStore, EventProcessorError, JournalError, Overloaded, RecordRefused, whereabouts
 from service.core.event import TOPICS
@@ -40,10 +44,16 @@ MOST_WAITING = 64 * 1024 * 1024
 SOON = 0.01
 LATER = 1.0
 
+#: Seconds that a lane waits at most for the answer to others before it, so that its batch grows meanwhile.
+HOLD = 0.02
+
 #: Seconds for acknowledgements that come late, and then for the journal to remove their rows, when the publisher is stopped:
 #: everything is durable then, and what is not acknowledged is sent again by the next run.
 LAST_ANSWERS = 1.0
 LAST_ROWS = 1.0
+
+#: Seconds that Kafka has to be there at the start, where a journal is: whoever calls us meanwhile gets no answer.
+AT_FIRST = 0.75
 
 _DEAD_LETTERS = TOPICS["record"]
 
@@ -60,6 +70,9 @@ class BatchSender(Protocol):
 
     def largest(self, topic: str) -> int:
         """What the ``batched_size`` of a batch's records may be together."""
+
+    def busy(self, topic: str, partition: int) -> bool:
+        """A batch given now would have to wait until others are answered."""
 
     async def start(self) -> None:
         """Begin; returns after the first attempt to connect, well or not. Cancelled, it goes on trying all the same."""
@@ -96,8 +109,11 @@ class KafkaFirstPublisher:
         self._log = structlog.get_logger()
         self._loop = asyncio.get_running_loop()
         self._spool = self._spool_on(journal) if journal is not None else None
-        self._lanes = Routing(self._partitions)
+        self._lanes = Routing(sender.partitions if journal is None else self._partitions)
         self._bytes = 0
+        self._ready: dict[Lane, bool] = {}  # in the next turn of the loop; whether something arrived
+        self._held: dict[Lane, None] = {}  # until an answer comes, or for HOLD seconds
+        self._holding: asyncio.TimerHandle | None = None
         self._with_rows: set[Lane] = set()
         self._reading: set[Lane] = set()
         self._answers: dict[Delivery, asyncio.Future[None]] = {}
@@ -148,7 +164,7 @@ class KafkaFirstPublisher:
     async def start(self) -> None:
         """Begin, whatever Kafka's state; what an earlier run left is sent first. Raises JournalError.
 
-        Kafka has until its deadline to be there at once: where a journal is, events need not wait for it any longer.
+        Where a journal is, events need not wait for Kafka any longer than ``AT_FIRST``.
         """
         for lane in await self._spool.lanes() if self._spool is not None else ():
             self._with_rows.add(lane)
@@ -156,7 +172,7 @@ class KafkaFirstPublisher:
         if self._with_rows:
             self._log.warning("publisher.spooling", rows_of_an_earlier_run=self.spooled)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if self._spool is None else self._deadline):
+            async with asyncio.timeout(None if self._spool is None else min(AT_FIRST, self._deadline)):
                 await self._sender.start()
         for lane in self._lanes:
             self._go_on(lane)
@@ -170,7 +186,7 @@ class KafkaFirstPublisher:
         self._closed = True
         try:
             for lane in self._lanes:
-                self._arrived(lane)
+                self._arrived(lane, healthy=self._sender.healthy)
             await self._until_quiet(max(0.0, within - LAST_ANSWERS - LAST_ROWS))
             self._grounded = True
             await self._sender.stop(LAST_ANSWERS)
@@ -179,8 +195,9 @@ class KafkaFirstPublisher:
                 await self._spool.stop(LAST_ROWS)
         finally:
             self._grounded = True
-            for timer in (*self._deadlines.values(), *self._later.values()):
-                timer.cancel()
+            for timer in (*self._deadlines.values(), *self._later.values(), self._holding):
+                if timer is not None:
+                    timer.cancel()
             for task in self._tasks:
                 task.cancel()
 
@@ -193,86 +210,114 @@ class KafkaFirstPublisher:
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Return once all of ``messages`` are durable: acknowledged by every in-sync replica, or in the journal (fsync).
+    def offer(self, messages: Sequence[Message], done: Done) -> Call:
+        """Take ``messages``; ``done`` is called once, after this has returned: with None when all of them are durable, which
+        is acknowledged by every in-sync replica, or in the journal (fsync).
 
-        One that Kafka refuses is durable as a dead letter. Raises CannotStore when neither could do it: then some may be
-        durable all the same; RecordRefused for one that is too large for any topic, or that there can be no letter of.
+        One that Kafka refuses is durable as a dead letter. ``done`` is told CannotStore when neither could do it: then some
+        may be durable all the same; RecordRefused for one that there can be no letter of. Raises CannotStore where that is
+        known before; RecordRefused for one that is too large for any topic; UnicodeError for what cannot be encoded.
         """
+        if self._closed:
+            raise CannotStore("the publisher was stopped")
+        call = self._take(messages, done)
+        if not messages:
+            self._loop.call_soon(self._tell, [call])
+        return call
+
+    def withdraw(self, offer: Call) -> None:
+        """Nobody waits for it any more: its ``done`` is not called, and what is neither in the air nor in the journal is not
+        sent.
+        """
+        offer.done = _nobody
+        self._withdraw([offer])
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """:meth:`offer` for those who wait: return once all of ``messages`` are durable, or raise what ``done`` is told."""
         if self._closed:
             raise CannotStore("the publisher was stopped")
         await self._published(messages)
 
     async def _published(self, messages: Sequence[Message]) -> None:
-        if not messages:
-            return
-        stored = self._loop.create_future()
-        call = self._take(messages, partial(_resolve, stored))
-        try:
-            await stored
-        except asyncio.CancelledError:
-            self._withdraw([call])
-            raise
+        if messages:
+            await durable(partial(self._take, messages), self.withdraw)
 
-    def _take(self, messages: Sequence[Message], done: Callable[[Exception | None], None]) -> Call:
-        sizes = [self._size_of(message) for message in messages]
-        self._admit(sum(sizes))
-        lanes = [self._lanes.lane_for(message) for message in messages]
+    def _take(self, messages: Sequence[Message], done: Done) -> Call:
         now, timestamp = self._loop.time(), int(time.time() * 1000)
         call = Call(done, len(messages))
-        for message, size, lane in zip(messages, sizes, lanes, strict=True):
-            entry = Entry(message, size, timestamp, since=now, call=call)
+        entries = [Entry(message, timestamp, now, call) for message in messages]
+        lanes = [self._lanes.lane_for(message) for message in messages]
+        self._admit(entries)
+        for entry, lane in zip(entries, lanes, strict=True):
             lane.add(entry)
-            call.entries.append(entry)
-            self._bytes += size
-        call.lanes = lanes
-        for lane in dict.fromkeys(lanes):
-            self._arrived(lane)
+            self._soon(lane, arrived=True)
+        call.entries = entries
         return call
 
-    def _admit(self, size: int) -> None:
+    def _admit(self, entries: Sequence[Entry]) -> None:
+        """Raises RecordRefused, CannotStore."""
+        size = 0
+        for entry in entries:
+            size += entry.size
+            if entry.size > MAX_RECORD_BYTES or self._letter is None:
+                self._refuse_too_large(entry)
         if not self.accepting:
             raise CannotStore("Kafka does not acknowledge, and there is no journal that could keep it")
-        if self._bytes + size > (2 if self._storing else 1) * MOST_WAITING:
+        waiting = self._bytes + size
+        if waiting > MOST_WAITING and (waiting > 2 * MOST_WAITING or not self._storing):
             raise Overloaded("too many records wait to become durable")
+        self._bytes = waiting
 
-    def _size_of(self, message: Message) -> int:
-        """In a batch. Raises RecordRefused."""
-        size = batched_size(message)
+    def _refuse_too_large(self, entry: Entry) -> None:
+        message, size = entry.message, entry.size
         if size > MAX_RECORD_BYTES and (own := record_size(message)) > MAX_RECORD_BYTES:
             raise RecordRefused(f"{own} bytes for {message.topic}: Kafka takes {MAX_RECORD_BYTES}")
         if self._letter is None and size > (largest := self._sender.largest(message.topic)):
             raise RecordRefused(f"{size} bytes for {message.topic}: it takes {largest}")
-        return size
 
-    def _settle(self, entry: Entry) -> None:
-        """It is durable."""
-        if entry.settled or entry.call is None:
-            return
-        self._no_longer_waits(entry)
-        entry.call.missing -= 1
-        if not entry.call.missing:
-            entry.call.done(None)
+    def _durable(self, entries: Sequence[Entry]) -> list[Call]:
+        """They are. The calls that have nothing else to wait for, which are to be told."""
+        finished, size = list[Call](), 0
+        for entry in entries:
+            call = entry.call
+            if entry.settled or call is None:
+                continue
+            entry.settled = True
+            size += entry.size
+            call.missing -= 1
+            if not call.missing:
+                finished.append(call)
+        self._no_longer_wait(size)
+        return finished
 
     def _withdraw(self, calls: Sequence[Call], error: Exception | None = None) -> None:
-        """Nobody waits for them any more; ``error`` says why. What is neither in the air nor in the journal is not sent."""
+        """Nobody waits for them any more: what is neither in the air nor in the journal is not sent. Tell them ``error``."""
         lanes = dict[Lane, None]()
         for call in calls:
-            for lane, entry in zip(call.lanes, call.entries, strict=True):
+            for entry in call.entries:
                 if not entry.settled:
-                    self._no_longer_waits(entry)
-                    lane.withdraw()
-                    lanes[lane] = None
-            call.done(error)
+                    entry.settled = True
+                    self._no_longer_wait(entry.size)
+                    entry.lane.withdraw()
+                    lanes[entry.lane] = None
         for lane in lanes:
             if lane.abandoned:
                 self._recall(lane)
+        self._tell(calls, error)
 
-    def _no_longer_waits(self, entry: Entry) -> None:
-        entry.settled = True
-        self._bytes -= entry.size
+    def _no_longer_wait(self, size: int) -> None:
+        self._bytes -= size
         if not self._bytes and self._quiet is not None and not self._quiet.done():
             self._quiet.set_result(None)
+
+    def _tell(self, calls: Sequence[Call], error: Exception | None = None) -> None:
+        """Last of all: they may come with more at once."""
+        for call in calls:
+            call.entries = []
+            try:
+                call.done(error)
+            except Exception as bug:  # noqa: BLE001 - of whoever offered it: the lane must not stand still because of it
+                self._log.error("publisher.tell_crashed", error=type(bug).__name__, where=whereabouts(bug))
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 
@@ -280,16 +325,32 @@ class KafkaFirstPublisher:
         told = self._sender.partitions(topic)
         return told if self._spool is None else self._spool.partitions(topic, told)
 
-    def _arrived(self, lane: Lane) -> None:
+    def _soon(self, lane: Lane, *, arrived: bool) -> None:
+        """Go on with it in the next turn of the loop: what comes in this one, for whatever lane, goes together."""
+        if not self._ready:
+            self._loop.call_soon(self._turn)
+        if arrived or lane not in self._ready:
+            self._ready[lane] = arrived
+
+    def _turn(self) -> None:
+        ready, self._ready = self._ready, {}
+        healthy = self._sender.healthy
+        for lane, arrived in ready.items():
+            if arrived:
+                self._arrived(lane, healthy=healthy)
+            else:
+                self._go_on(lane)
+
+    def _arrived(self, lane: Lane, *, healthy: bool) -> None:
         if not lane.journalling and self._storing:
             before = self._lanes.before(lane)
             held_up = before is not None and before.journalling
-            lane.journalling = held_up or not self._sender.healthy or self._bytes > MOST_WAITING
-        self._go_on(lane)
+            lane.journalling = held_up or not healthy or self._bytes > MOST_WAITING
         self._watch(lane)
+        self._go_on(lane)
 
-    def _go_on(self, lane: Lane) -> None:
-        """Do whatever can be done for the lane now."""
+    def _go_on(self, lane: Lane, *, patient: bool = True) -> None:
+        """Do whatever can be done for the lane now; ``patient``: its batch may grow while its broker is busy."""
         into_journal = lane.journalling and lane.waiting
         if into_journal and self._spool is not None:
             self._spool.append(lane) if self._storing else self._look_later(lane)
@@ -303,8 +364,23 @@ class KafkaFirstPublisher:
             self._look_later(lane)
         elif lane.rows:
             self._read(lane)
-        elif not (into_journal and self._storing):
+        elif not (into_journal and self._storing) and not (patient and self._hold(lane)):
             self._send_front(lane)
+
+    def _hold(self, lane: Lane) -> bool:
+        """Whether its batch had better grow until the broker has answered what it has."""
+        if lane.partition is None or not self._sender.busy(lane.topic, lane.partition):
+            return False
+        if self._holding is None:
+            self._holding = self._loop.call_later(HOLD, self._hold_no_longer)
+        self._held[lane] = None
+        return True
+
+    def _hold_no_longer(self) -> None:
+        self._holding = None
+        held, self._held = self._held, {}
+        for lane in held:
+            self._go_on(lane, patient=False)
 
     def _look_later(self, lane: Lane) -> None:
         if lane in self._later or self._grounded:
@@ -345,8 +421,7 @@ class KafkaFirstPublisher:
         return Spool(journal, patience=self._deadline, appended=self._appended, refused=self._not_appended)
 
     def _appended(self, lane: Lane, offsets: Sequence[int]) -> None:
-        for entry in lane.appended(offsets):
-            self._settle(entry)
+        finished = self._durable(lane.appended(offsets))
         if offsets[0] < lane.first and self._spool is not None:
             self._spool.trim(lane)  # acknowledged before the journal had it
         self._delays.pop(lane, None)
@@ -355,6 +430,7 @@ class KafkaFirstPublisher:
                 self._log.warning("publisher.spooling", kafka_healthy=self.healthy)
             self._with_rows.add(lane)
         self._go_on(lane)
+        self._tell(finished)
 
     def _not_appended(self, lane: Lane) -> None:
         if lane.abandoned:
@@ -426,13 +502,14 @@ class KafkaFirstPublisher:
         if lane.flight is not flight or self._grounded:
             return
         batch = delivery.batch(self._sender.largest(delivery.topic))
-        answer = self._sender.send(
-            delivery.topic, delivery.partition, [Outgoing(entry.message, entry.timestamp) for entry in batch]
-        )
+        answer = self._sender.send(delivery.topic, delivery.partition, batch)
         self._answers[delivery] = answer
         answer.add_done_callback(partial(self._answered, lane, flight, delivery))
 
     def _answered(self, lane: Lane, flight: Flight, delivery: Delivery, answer: asyncio.Future[None]) -> None:
+        for held in self._held:
+            self._soon(held, arrived=False)
+        self._held.clear()
         error = None if answer.cancelled() else answer.exception()
         if answer.cancelled() or lane.flight is not flight:
             return
@@ -448,18 +525,18 @@ class KafkaFirstPublisher:
             self._start(self._bury(lane, flight, delivery, culprit, str(error)))
 
     def _passed(self, lane: Lane, flight: Flight, delivery: Delivery) -> None:
-        for entry in delivery.passed():
-            self._settle(entry)
+        finished = self._durable(delivery.passed())
         if not delivery.finished:
             self._send(lane, flight, delivery)
         elif flight.finished:
             self._land(lane)
+        self._tell(finished)
 
     def _land(self, lane: Lane) -> None:
         if lane.landed() and self._spool is not None:
             self._spool.trim(lane)
             self._rows_gone(lane)
-        self._go_on(lane)
+        self._soon(lane, arrived=False)
 
     def _recall(self, lane: Lane) -> None:
         """Nobody waits for what is in the air: it is not to be sent again."""
@@ -508,10 +585,5 @@ class KafkaFirstPublisher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _resolve(stored: asyncio.Future[None], error: Exception | None) -> None:
-    if stored.done():
-        return  # its caller has gone
-    if error is None:
-        stored.set_result(None)
-    else:
-        stored.set_exception(error)
+def _nobody(_: Exception | None) -> None:
+    """Who does not wait any more."""

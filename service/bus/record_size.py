@@ -5,6 +5,8 @@ The format: https://kafka.apache.org/documentation/#messageformat
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from service.bus.kafka_record import headers
 from service.core.message import Message
 
@@ -36,5 +38,10 @@ def batched_size(message: Message) -> int:
 
     A batch takes the sum of its records and ``BATCH_OVERHEAD``.
     """
-    beside = sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in headers(message.topic))
-    return record_size(message) + _RECORD_OVERHEAD + beside
+    return record_size(message) + size_beside(message.topic)
+
+
+@lru_cache(maxsize=256)
+def size_beside(topic: str) -> int:
+    """Bytes that a record on ``topic`` takes in a batch beside its key and value, at most."""
+    return _RECORD_OVERHEAD + sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in headers(topic))

@@ -12,6 +12,9 @@ from service.core.message import Message
 #: partitions are not counted yet (``spool/<topic>``), of a partition (``spool/<topic>/<partition>``).
 SPOOL = "spool"
 
+#: Keys whose lanes are remembered, at most.
+REMEMBERED_KEYS = 65_536
+
 
 class Routing:
     """The lanes of a publisher. ``partitions`` says how many a topic has; None: nobody knows (yet)."""
@@ -19,6 +22,7 @@ class Routing:
     def __init__(self, partitions: Callable[[str], int | None]) -> None:
         self._partitions = partitions
         self._lanes: dict[tuple[str, int | None], Lane] = {}
+        self._by_key: dict[tuple[str, int, str], Lane] = {}  # topic, count of partitions, key
         self._first: Lane | None = None  # of an earlier version: before all others
 
     def __iter__(self) -> Iterator[Lane]:
@@ -35,17 +39,27 @@ class Routing:
 
     def lane_for(self, message: Message) -> Lane:
         """Raises UnicodeError for what cannot decide a partition."""
-        partition = message.partition
-        if partition is None:
-            count = self._partitions(message.topic)
-            if count is None:
-                message.partition_by.encode()
-            else:
-                partition = partition_for(message.partition_by, count)
-        place = message.topic, partition
-        lane = self._lanes.get(place)
+        if message.partition is not None:
+            return self._lane(message.topic, message.partition)
+        count = self._partitions(message.topic)
+        if count is None:
+            message.partition_by.encode()
+            return self._lane(message.topic, None)
+        route = message.topic, count, message.partition_by
+        lane = self._by_key.get(route)
+        return self._found(route) if lane is None else lane
+
+    def _found(self, route: tuple[str, int, str]) -> Lane:
+        topic, count, partition_by = route
+        if len(self._by_key) >= REMEMBERED_KEYS:
+            self._by_key.clear()
+        lane = self._by_key[route] = self._lane(topic, partition_for(partition_by, count))
+        return lane
+
+    def _lane(self, topic: str, partition: int | None) -> Lane:
+        lane = self._lanes.get((topic, partition))
         if lane is None:
-            lane = self._lanes[place] = Lane(*place, stream_of(*place))
+            lane = self._lanes[topic, partition] = Lane(topic, partition, stream_of(topic, partition))
         return lane
 
     def before(self, lane: Lane) -> Lane | None:

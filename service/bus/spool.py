@@ -15,7 +15,6 @@ import structlog
 
 from service.bus.journal_file import Extent, Stored
 from service.bus.lane import FLIGHT_RECORDS, Entry, Lane
-from service.bus.record_size import batched_size
 from service.bus.routing import place_of
 from service.core.errors import CannotStore, JournalError, JournalFull, whereabouts
 from service.core.message import Message
@@ -165,9 +164,9 @@ class Spool:
 
     def partitions(self, topic: str, told: int | None) -> int | None:
         """How many the topic has: as Kafka ``told``, else as it was known in an earlier run."""
-        if told is not None:
+        if told is not None and told != self._counts.get(topic):
             self._counts[topic] = told
-        return self._counts.get(topic)
+        return told or self._counts.get(topic)
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -246,7 +245,7 @@ class Spool:
             found = await self._journal.read(lane.stream, lane.first, lane.page)
             self._next_page = 2 * self._loop.time() - began
         rows = [row for row in found if row.offset < lane.next]  # the others are still in memory, for all we were told
-        entries = [Entry(row.message, batched_size(row.message), row.timestamp) for row in rows]
+        entries = [Entry(row.message, row.timestamp) for row in rows]
         if entries:
             mean = sum(entry.size for entry in entries) // len(entries)
             lane.page = min(FLIGHT_RECORDS, max(1, PAGE_BYTES // mean))

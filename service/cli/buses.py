@@ -14,7 +14,7 @@ import structlog
 from service.bus.journal import Journal
 from service.bus.journal_bus import JournalConsumer, JournalPublisher, JournalReader, Retention, keep_tidy
 from service.bus.kafka import KafkaConsumer, KafkaProducer, KafkaReader
-from service.bus.protocols import Consumer, PartitionReader, Publisher
+from service.bus.protocols import Consumer, OfferingPublisher, PartitionReader, Publisher
 from service.bus.publisher import KafkaFirstPublisher
 from service.bus.topics import OTHER_TOPICS
 from service.cli.clock import utc_now
@@ -50,7 +50,7 @@ class Bus:
     """
 
     publisher: Publisher
-    receiving: Publisher
+    receiving: OfferingPublisher
     reader: PartitionReader
     consumer: Callable[[str, str], Consumer]  # topic, group
     unready: Callable[[], str | None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -20,9 +19,9 @@ from service.core.message import Message
 def entry(n: int, *, size: int = 10, waited_for: bool = True) -> Entry:
     """One whose value and timestamp say its number."""
     call = Call(lambda _: None, 1) if waited_for else None
-    return Entry(
-        Message(topic="registrants", key="k", value=b"%d" % n, partition_by="k"), size, n, since=float(n), call=call
-    )
+    made = Entry(Message(topic="registrants", key="k", value=b"%d" % n, partition_by="k"), n, float(n), call)
+    made.size = size
+    return made
 
 
 def numbers(entries: Iterable[Entry]) -> list[int]:
@@ -46,7 +45,7 @@ def numbers(entries: Iterable[Entry]) -> list[int]:
 )
 def test_as_many_as_fit_and_at_least_one(sizes: list[int], largest: int, fit: int) -> None:
     """A record that is too large for its topic never takes another one with it."""
-    assert fitting(islice([entry(n, size=size) for n, size in enumerate(sizes)], None), largest) == fit
+    assert fitting([entry(n, size=size) for n, size in enumerate(sizes)], largest) == fit
 
 
 def delivered(delivery: Delivery, bad: set[int], largest: int = 10**9) -> tuple[list[int], list[int], int]:
@@ -357,7 +356,7 @@ def test_a_lane_of_no_partition_leads_to_several() -> None:
         ("meetings", "a"),
         ("registrants", "a"),
     ]
-    entries = [Entry(message(key, topic=topic), 1, n) for n, (topic, key) in enumerate(places)]
+    entries = [Entry(message(key, topic=topic), n) for n, (topic, key) in enumerate(places)]
     found = lanes.deliveries(Lane("", None, "spool"), entries)
     assert sorted(n for each in found for n in numbers(each.entries)) == [0, 1, 2]
     assert all(numbers(each.entries) == sorted(numbers(each.entries)) for each in found)

@@ -6,6 +6,7 @@ Everything at once, in any order: test_publisher_machine.py. On real brokers, wi
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,9 +18,12 @@ from structlog.testing import capture_logs
 from service.bus import publisher as publishing_module
 from service.bus.journal import Journal
 from service.bus.journal_file import Extent, JournalFile, Stored
+from service.bus.lane import Call, Delivery, Entry, Flight
+from service.bus.outgoing import Outgoing
 from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
 from service.bus.record_size import MAX_RECORD_BYTES
 from service.bus.routing import stream_of
+from service.bus.waiting import Done
 from service.core.dead_letters import LONGEST
 from service.core.errors import CannotStore, JournalError, JournalFull, Overloaded, RecordRefused
 from service.core.message import Message
@@ -100,16 +104,19 @@ def letter(message: Message, why: str) -> Message:
 
 
 async def test_what_comes_meanwhile_goes_together(tmp_path: Path) -> None:
-    """The first record goes at once and alone; what arrives until it is acknowledged is the next batch."""
+    """What arrives in one turn of the loop goes at once; what arrives until it is acknowledged is the next batch."""
     sender = FakeSender()
     async with publishing(sender, tmp_path) as (publisher, journal):
-        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(10)]
+        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(3)]
         await steps()
-        assert [len(each.records) for each in sender.given] == [1]
+        assert [len(each.records) for each in sender.given] == [3]
+        calls += [asyncio.create_task(publisher.publish([record(n)])) for n in range(3, 10)]
+        await steps()
+        assert [len(each.records) for each in sender.given] == [3]
         sender.acknowledge()
         await steps()
-        assert [len(each.records) for each in sender.given] == [1, 9]
-        assert [call.done() for call in calls] == [True] + [False] * 9
+        assert [len(each.records) for each in sender.given] == [3, 7]
+        assert [call.done() for call in calls] == [True] * 3 + [False] * 7
         sender.acknowledge()
         await asyncio.gather(*calls)
         assert publisher.spooled == 0
@@ -167,6 +174,189 @@ async def test_no_lane_waits_for_another(tmp_path: Path) -> None:
     assert numbers(sender.values()) == [1, 2, 3, 4]
 
 
+async def test_a_batch_grows_while_its_broker_is_busy(tmp_path: Path) -> None:
+    """What arrives in several turns goes together when an answer comes; and soon, whether one comes or not."""
+    sender = FakeSender(counts={"work": 1, "meetings": 1})
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, journal):
+        first = asyncio.create_task(publisher.publish([record(0, topic="meetings")]))
+        await steps()
+        sender.occupied = True
+        calls = []
+        for n in range(1, 4):
+            calls.append(asyncio.create_task(publisher.publish([record(n)])))
+            await steps()
+        assert [len(each.records) for each in sender.given] == [1]
+        sender.occupied = False
+        sender.acknowledge()
+        await first
+        await steps()
+        assert [len(each.records) for each in sender.given] == [1, 3]
+        sender.acknowledge()
+        await asyncio.gather(*calls)
+        sender.occupied = True
+        last = asyncio.create_task(publisher.publish([record(4)]))
+        await steps()
+        assert len(sender.given) == 2
+        async with asyncio.timeout(1):
+            await until(lambda: len(sender.given) == 3)
+        sender.acknowledge()
+        await last
+        assert not await journal.streams()
+    assert numbers(sender.values()) == [1, 2, 3, 4]
+
+
+# --- offers -----------------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """What is given as ``done``: every error that it was told, None for none."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception | None] = []
+
+    def __call__(self, error: Exception | None) -> None:
+        self.errors.append(error)
+
+
+class Prompt(FakeSender):
+    """Has answered before it returns."""
+
+    def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """At once."""
+        answer = super().send(topic, partition, batch)
+        self.acknowledge()
+        return answer
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_an_offer_is_told_once_after_it_has_returned(tmp_path: Path, healthy: bool, count: int) -> None:
+    """By Kafka or by the journal, and also where there is nothing to store."""
+    async with publishing(Prompt(healthy=healthy), tmp_path) as (publisher, _):
+        told, withdrawn = Told(), Told()
+        publisher.offer([record(n) for n in range(count)], told)
+        publisher.withdraw(publisher.offer([record(9)] * count, withdrawn))
+        assert told.errors == []
+        await until(lambda: bool(told.errors))
+        await asyncio.sleep(0.02)
+        assert (told.errors, withdrawn.errors) == ([None], [])
+
+
+async def test_an_offer_that_cannot_be_stored_is_told_why(tmp_path: Path) -> None:
+    """By ``done`` where that shows later, at once where it is known; nothing of it waits any more."""
+    sender = FakeSender()
+    async with troubled(sender, tmp_path, deadline=0.2) as (publisher, journal):
+        journal.failure = "the disk failed"
+        late, known, refused = Told(), Told(), Told()
+        publisher.offer([record(0)], late)
+        await until(lambda: bool(late.errors))
+        assert [type(error) for error in late.errors] == [CannotStore]
+        sender.healthy = False
+        with pytest.raises(CannotStore):
+            publisher.offer([record(1)], known)
+        sender.recover()
+        sender.refuse = lambda message: True
+        publisher.offer([record(2)], refused)
+        await until(lambda: bool(refused.errors))
+        assert [type(error) for error in refused.errors] == [RecordRefused]
+        await publisher.stop()
+        with pytest.raises(CannotStore):
+            publisher.offer([record(3)], known)
+    assert known.errors == []
+    assert publisher._bytes == 0
+
+
+@pytest.mark.parametrize("when", ["at once", "waiting", "in the air", "in the journal", "done"])
+async def test_what_is_withdrawn_is_not_told(tmp_path: Path, when: str) -> None:
+    """And not sent, where it had not been handed over. Withdrawing twice, or what is done, does nothing."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path, deadline=0.3) as (publisher, _):
+        told, others = Told(), Told()
+        if when == "waiting":
+            publisher.offer([record(0)], others)
+            await steps()
+        offer = publisher.offer([record(1), record(2)], told)
+        if when != "at once":
+            await steps()
+        if when == "in the journal":
+            await until(lambda: bool(publisher.spooled))
+        if when == "done":
+            sender.acknowledge()
+            await steps()
+        publisher.withdraw(offer)
+        publisher.withdraw(offer)
+        publisher.offer([record(3)], others)
+        await steps()
+        sender.recover()
+        await until(lambda: len(others.errors) == 1 + (when == "waiting"))
+        assert told.errors == ([None] if when in ("in the journal", "done") else [])
+        assert publisher._bytes == 0
+    sent = {"at once": [3], "waiting": [0, 3], "in the air": [3]}.get(when, [1, 2, 3])
+    assert numbers(sender.values()) == sent
+
+
+@pytest.mark.parametrize("journalled", [False, True])
+async def test_who_is_told_may_offer_more_at_once(tmp_path: Path, journalled: bool) -> None:
+    """In the same breath, as a connection with its next request; the order holds, and nobody is told twice."""
+    sender = FakeSender(answering=True, healthy=not journalled)
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
+        told = Told()
+
+        def next_one(error: Exception | None) -> None:
+            told(error)
+            if len(told.errors) < 30:
+                publisher.offer([record(len(told.errors))], next_one)
+
+        publisher.offer([record(0)], next_one)
+        await until(lambda: len(told.errors) == 30)
+        sender.recover()
+        await until(lambda: not publisher.spooled)
+    assert told.errors == [None] * 30
+    assert numbers(sender.values()) == list(range(30))
+
+
+@pytest.mark.parametrize("journalled", [False, True])
+async def test_who_fails_on_being_told_holds_up_nobody(tmp_path: Path, journalled: bool) -> None:
+    """It is a bug of theirs, and is logged without what it says; everybody else hears, and the lane goes on."""
+
+    def fail(_: Exception | None) -> None:
+        raise ValueError("secret")
+
+    sender = FakeSender(answering=True, healthy=not journalled)
+    with capture_logs() as logs:
+        async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
+            told = Told()
+            offering: list[Done] = [fail, told, fail, told]
+            for n, done in enumerate(offering):
+                publisher.offer([record(n)], done)
+            await until(lambda: len(told.errors) == 2)
+            await publisher.publish([record(4)])
+            sender.recover()
+            await until(lambda: not publisher.spooled)
+    assert numbers(sender.values()) == list(range(5))
+    assert [line["event"] for line in logs].count("publisher.tell_crashed") == 2
+    assert "secret" not in str(logs)
+
+
+async def test_what_was_offered_leaves_no_garbage() -> None:
+    """Nothing that only the collector finds: its pauses would be in every request's way."""
+    sender = FakeSender(answering=True)
+    publisher = KafkaFirstPublisher(sender, None, letter=letter)
+    told = Told()
+    gc.collect()
+    gc.disable()
+    try:
+        publisher.offer([record(0), record(1)], told)
+        await until(lambda: bool(told.errors))
+        await steps()
+        sender.given.clear()
+        sender.log.clear()
+        assert not [each for each in gc.get_objects() if isinstance(each, (Call, Entry, Flight, Delivery))]
+    finally:
+        gc.enable()
+    await publisher.stop()
+
+
 # --- the journal ------------------------------------------------------------------------------------------------------
 
 
@@ -174,8 +364,10 @@ async def test_what_waits_goes_to_the_journal_before_what_came_later(tmp_path: P
     """One record waits for Kafka, then Kafka is found unhealthy: the next takes the older one with it, in order."""
     sender = FakeSender()
     async with publishing(sender, tmp_path, deadline=30) as (publisher, journal):
-        waiting = [asyncio.create_task(publisher.publish([record(n)])) for n in range(3)]
-        await asyncio.sleep(0)
+        waiting = [asyncio.create_task(publisher.publish([record(0)]))]
+        await steps()
+        waiting += [asyncio.create_task(publisher.publish([record(n)])) for n in (1, 2)]
+        await steps()
         sender.healthy = False
         await publisher.publish([record(3)])
         await asyncio.gather(*waiting)  # they are durable now, and need not wait for their deadline
@@ -360,7 +552,9 @@ async def test_what_a_caller_gave_up_is_not_sent(tmp_path: Path) -> None:
     """Cancelled before it was handed over: it is gone; what is in the air may arrive; the others are not touched."""
     sender = FakeSender()
     async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
-        calls = [asyncio.create_task(publisher.publish([record(n)])) for n in range(5)]
+        calls = [asyncio.create_task(publisher.publish([record(0)]))]
+        await steps()
+        calls += [asyncio.create_task(publisher.publish([record(n)])) for n in range(1, 5)]
         await steps()
         calls[2].cancel()
         await steps()
@@ -456,6 +650,18 @@ async def test_a_record_that_no_batch_can_hold_is_refused_up_front(tmp_path: Pat
         large = Message(topic="work", key="k", value=b"x" * MAX_RECORD_BYTES, partition_by="k")
         with pytest.raises(RecordRefused, match=f"{MAX_RECORD_BYTES + 1} bytes for work"):
             await publisher.publish([record(0), large])
+    assert sender.given == []
+
+
+async def test_what_cannot_be_placed_is_refused_whole(tmp_path: Path) -> None:
+    """Its key is no text: the caller is at fault, and nothing of the call waits, or counts."""
+    sender = FakeSender()
+    async with publishing(sender, tmp_path) as (publisher, _):
+        odd = Message(topic="work", key="k", value=b"1", partition_by="\ud800")
+        with pytest.raises(UnicodeError):
+            publisher.offer([record(0), odd], Told())
+        await steps()
+        assert publisher._bytes == 0
     assert sender.given == []
 
 

@@ -288,6 +288,11 @@ class PublisherMachine(RuleBasedStateMachine):
         if answering:
             self.acknowledge(99)
 
+    @rule(occupied=st.booleans())
+    def occupy(self, occupied: bool) -> None:
+        """Its brokers have not answered what they have: what is given now had better wait."""
+        self.life.sender.occupied = occupied
+
     @rule()
     def tell_of_topics(self) -> None:
         """Kafka says how many partitions there are; the second time it is more."""
@@ -389,8 +394,9 @@ class PublisherMachine(RuleBasedStateMachine):
         for task in others:
             task.cancel()
         life.publisher._grounded = True
-        for timer in (*life.publisher._deadlines.values(), *life.publisher._later.values()):
-            timer.cancel()
+        for timer in (*life.publisher._deadlines.values(), *life.publisher._later.values(), life.publisher._holding):
+            if timer is not None:
+                timer.cancel()
         if others:
             await asyncio.wait(others)
         await life.journal.close()

@@ -108,6 +108,24 @@ async def test_one_batch_after_the_other_stays_in_order(kafka: Cluster, topic_pr
         assert [int(record.value or b"-1") for record in records] == [*range(300), *range(300)]
 
 
+async def test_a_batch_is_handed_over_without_a_task(kafka: Cluster, topic_prefix: str) -> None:
+    """The longer way works as well, and nobody would notice: what the short one needs of aiokafka is private. While the
+    broker has not answered it is busy.
+    """
+    await create_topics(kafka, topic_prefix, [WORK])
+    async with producing(kafka, topic_prefix) as producer:
+        await send_all(producer, [numbered("k", 0)])
+        before, busy = asyncio.all_tasks(), set[bool]()
+        answer = producer.send("work", 0, [outgoing(numbered("k", n)) for n in (1, 2)])
+        assert asyncio.all_tasks() == before
+        while not answer.done():
+            busy.add(producer.busy("work", 0))
+            await asyncio.sleep(0)
+        assert busy == {False, True}
+        assert not producer.busy("work", 0)
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [0, 1, 2]}
+
+
 async def test_timestamps_are_those_of_the_records(kafka: Cluster, topic_prefix: str) -> None:
     """A record that waited in the journal still says when it came."""
     await create_topics(kafka, topic_prefix, [WORK])

@@ -160,8 +160,9 @@ async def test_a_client_that_hangs(cluster: Cluster, topic_prefix: str) -> None:
     assert [line["reason"] for line in logs] == ["stalled"]
 
 
+@pytest.mark.parametrize("direct", [True, False])
 async def test_what_a_new_client_does_not_help_is_not_given_to_ever_more(
-    cluster: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
     """Each may cost a duplicate: the next one comes after twice the time, and then twice that."""
     await create_topics(cluster, topic_prefix, [WORK])
@@ -171,10 +172,14 @@ async def test_what_a_new_client_does_not_help_is_not_given_to_ever_more(
         await never.wait()
         await send(self, *what)
 
+    def hand_over(self: KafkaClient, *what: Any) -> asyncio.Future[None] | None:
+        return asyncio.shield(hangs(self, *what)) if direct else None
+
     timing = Timing(request=1.0, connect=2.0, slow=0.1, stall=0.2, backoff=0.1)
     async with producing(cluster, topic_prefix, timing=timing) as producer:
         await send_all(producer, [numbered("k", 0)])
         monkeypatch.setattr(KafkaClient, "send", hangs)
+        monkeypatch.setattr(KafkaClient, "hand_over", hand_over)
         waiting = producer.send("work", 0, [outgoing(numbered("k", 1))])
         await asyncio.sleep(3)
         assert 2 <= producer.replacements.total() <= 4

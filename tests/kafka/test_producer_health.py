@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
 
 from service.bus import kafka_producer
 from service.bus.kafka_client import KafkaClient, Timing
@@ -19,7 +19,7 @@ from service.bus.kafka_connection import Connection
 from service.bus.kafka_producer import KafkaProducer
 from service.bus.outgoing import Outgoing
 from service.bus.publisher import KafkaFirstPublisher
-from service.core.errors import CannotStore
+from service.core.errors import CannotStore, RecordRefused
 from service.core.message import Message
 from tests.kafka.records import numbered, outgoing
 from tests.kafka.test_kafka_producer import until
@@ -31,9 +31,14 @@ A_WHILE = 0.3
 
 
 class Brokers:
-    """What every StubClient talks to. ``wedged``: clients with such a number never hear of a batch again."""
+    """What every StubClient talks to. ``wedged``: clients with such a number never hear of a batch again. ``direct``: batches
+    are handed over, and no task waits for them.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, direct: bool) -> None:
+        self.direct = direct
+        self.fails: dict[int, list[Exception]] = {}
+        self.released = [asyncio.Event() for _ in range(100)]  # by the number of the client, where it is wedged
         self.up = asyncio.Event()
         self.up.set()
         self.clients: list[StubClient] = []
@@ -57,6 +62,8 @@ class StubClient:
         self.spent: str | None = None
         self.acknowledged = False
         self.ended = False
+        self.given = 0
+        self.writing: set[asyncio.Task[None]] = set()
 
     @property
     def dead(self) -> bool:
@@ -77,11 +84,35 @@ class StubClient:
             raise KafkaConnectionError
         return Answer(self.brokers.topics)
 
+    def hand_over(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None] | None:
+        """As aiokafka's own future: what becomes of it concerns the client alone."""
+        if not self.brokers.direct or self.spent is not None:
+            return None
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.writing.add(task := asyncio.create_task(self._write(taken, batch)))
+        task.add_done_callback(self.writing.discard)
+        return taken
+
+    async def _write(self, taken: asyncio.Future[None], batch: Sequence[Outgoing]) -> None:
+        try:
+            await self.send("work", 0, batch)
+        except Exception as error:  # noqa: BLE001 - it is the future's
+            taken.set_exception(error)
+        else:
+            taken.set_result(None)
+
+    def busy(self, topic: str, partition: int) -> bool:
+        """Never."""
+        return False
+
     async def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> None:
         """Write it when that is possible."""
         await self.brokers.up.wait()
+        self.given += 1
         if self.number in self.brokers.wedged:
-            await asyncio.Event().wait()
+            await self.brokers.released[self.number].wait()
+        if failures := self.brokers.fails.get(self.number):
+            raise failures.pop(0)
         self.brokers.written += [int(each.message.value or b"-1") for each in batch]
         self.acknowledged = True
 
@@ -112,10 +143,10 @@ class Answer:
         }
 
 
-@pytest.fixture
-def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
+@pytest.fixture(params=[True, False], ids=["handed over", "by a task"])
+def brokers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Brokers:
     """They are there."""
-    brokers = Brokers()
+    brokers = Brokers(direct=request.param)
     monkeypatch.setattr(kafka_producer, "KafkaClient", brokers.client)
     return brokers
 
@@ -227,14 +258,63 @@ async def test_what_is_acknowledged_as_it_is_withdrawn_is_not_waited_for(brokers
         assert producer.healthy
 
 
+async def test_what_is_refused_as_nobody_waits_is_owed_by_none(brokers: Brokers) -> None:
+    """That is an answer, too."""
+    async with producing() as producer:
+        brokers.up.clear()
+        await sent_and_withdrawn(producer, 1)
+        brokers.fails[0] = [MessageSizeTooLargeError()]
+        brokers.up.set()
+        await asyncio.sleep(TIMING.stall * 2)
+        assert producer.healthy
+        assert not producer.replacements
+    assert brokers.written == []
+
+
 async def test_what_was_never_given_to_a_client_is_owed_by_none(brokers: Brokers) -> None:
     """It is withdrawn before anybody had it."""
+    brokers.direct = False
     async with producing() as producer:
         brokers.wedged.add(0)
         producer.send("work", 0, [outgoing(numbered("k", 1))]).cancel()
         await asyncio.sleep(TIMING.stall * 2)
         assert producer.healthy
         assert not producer.replacements
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_fails_is_tried_again_or_given_to_another_or_refused(brokers: Brokers) -> None:
+    """As the error says; the others wait for nobody, and everything that was not refused is written once."""
+    async with producing() as producer:
+        brokers.fails[0] = [KafkaConnectionError(), KafkaConnectionError()]
+        await producer.send("work", 0, [outgoing(numbered("k", 1))])
+        brokers.fails[0] = [MessageSizeTooLargeError()]
+        with pytest.raises(RecordRefused, match=r"^work: MessageSizeTooLargeError, 1 records"):
+            await producer.send("work", 0, [outgoing(numbered("k", 2))])
+        assert not producer.replacements
+        brokers.fails[0] = [OutOfOrderSequenceNumber()]
+        await asyncio.gather(*(producer.send("work", n - 3, [outgoing(numbered("k", n))]) for n in (3, 4)))
+        assert producer.replacements == {"OutOfOrderSequenceNumber": 1}
+        assert producer.pending == 0
+    assert sorted(brokers.written) == [1, 3, 4]
+
+
+async def test_the_answer_of_a_client_that_was_replaced_is_not_heard(brokers: Brokers) -> None:
+    """The batch belongs to the next one by then: the first is not asked again, and its errors say nothing."""
+    async with producing() as producer:
+        brokers.wedged |= {0, 1}
+        brokers.fails[0] = [KafkaConnectionError()]
+        answer = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        await until(lambda: len(brokers.clients) == 2 and brokers.clients[1].given == 1)
+        brokers.released[0].set()
+        await asyncio.sleep(TIMING.backoff * 2)
+        brokers.released[1].set()
+        await answer
+        assert [client.given for client in brokers.clients] == [1, 1]
+        assert [client.acknowledged for client in brokers.clients] == [False, True]
+    assert brokers.written == [1]
 
 
 # --- with nothing sent ------------------------------------------------------------------------------------------------
