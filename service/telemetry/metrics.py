@@ -6,21 +6,18 @@ organisations are those of the settings.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from service.telemetry.collectors import OTHER, Ask, Asked, Durations, Tally, clean
 
 #: Seconds. Kafka answers within milliseconds; at 2 s the journal takes over; at 4.5 s the receiver gives up.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
-_LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_MOST_VALUES = 64
-
-_Ask = Callable[[], Mapping[str, float]]
 
 
 class Metrics:
@@ -30,25 +27,25 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._described: dict[str, Description] = {}
         self._labels = _Labels()
-        self._webhooks = self._counter("webhooks", "Requests to the public listener by answer", "answer")
-        self._refusals = self._counter(
-            "webhook_refusals", "Requests to the webhook's route refused by reason", "reason"
-        )
-        self._published = self._counter("events_published", "Events made durable by topic", "topic")
-        self._quarantined = self._counter("quarantined", "Signed notifications not understood, and kept", "reason")
-        self._looks = self._counter("looks", "Looks at meetings by result", "result")
-        self._decisions = self._counter("decisions", "Decisions about registrants", "outcome")
+        self._webhooks = self._tally("webhooks", "Requests to the public listener by answer", "answer")
+        self._refusals = self._tally("webhook_refusals", "Requests to the webhook's route refused by reason", "reason")
+        self._secrets = self._tally("webhook_secrets", "Verified webhooks by the secret that matched", "secret")
+        self._cut_off = self._tally("connections_refused", "Connections to the public listener cut off", "reason")
+        self._published = self._tally("events_published", "Events made durable by topic", "topic")
+        self._quarantined = self._tally("quarantined", "Signed notifications not understood, and kept", "reason")
+        self._looks = self._tally("looks", "Looks at meetings by result", "result")
+        self._decisions = self._tally("decisions", "Decisions about registrants", "outcome")
         self._calls = self._counter("webex_calls", "Calls of the Webex API", "operation", "answer")
-        self._found = self._counter("sweep_found", "What sweeps found that no webhook had told of", "what")
-        self._letters = self._counter("dead_letters", "Records that went to the dead letters", "reason")
+        self._found = self._tally("sweep_found", "What sweeps found that no webhook had told of", "what")
+        self._letters = self._tally("dead_letters", "Records that went to the dead letters", "reason")
         self._letters_waiting = self._gauge(
             "dead_letters_waiting", "Dead letters that cannot be written for now", "topic"
         )
         self._commands = self._counter("commands", "Commands by outcome", "operation", "outcome")
-        self._changes = self._counter("meeting_rules", "What meeting rules did", "result")
+        self._changes = self._tally("meeting_rules", "What meeting rules did", "result")
         self._stopped = self._gauge("writes_stopped", "Organisations for which nothing is written to Webex", "reason")
         self._keys_parked = self._gauge("parked_keys", "Meetings that wait for another try after a failure")
-        self._seconds = self._histogram("publish_seconds", "Seconds from a verified signature to durability")
+        self._seconds = self._durations("publish_seconds", "Seconds from a verified signature to durability")
         self._entries = self._gauge("ledger_entries", "Entries of the ledger in memory by partition", "partition")
         self._parked = self._gauge("organizations_parked", "Organisations whose token Webex does not accept")
         self._depth = self._gauge("work_queue_depth", "Meetings that wait to be looked at")
@@ -66,28 +63,40 @@ class Metrics:
 
     def webhook_answered(self, status: int) -> None:
         """A request to the public listener got this answer."""
-        self._webhooks.labels(str(status)).inc()
+        self._webhooks.add(status)
 
     def webhook_refused(self, reason: str) -> None:
         """A request to the webhook's route was refused."""
-        self._refusals.labels(self._labels.bounded("refusal", reason)).inc()
+        self._refusals.add(reason)
+
+    def secret_matched(self, name: str) -> None:
+        """The secret of this name verified a request."""
+        self._secrets.add(name)
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection to the public listener was cut off."""
+        self._cut_off.add(reason)
+
+    def watch_connections(self, ask: Callable[[], float]) -> None:
+        """Ask at every scrape how many connections to the public listener are open."""
+        self._gauge("connections", "Open connections to the public listener").set_function(partial(_number, ask))
 
     def event_published(self, topic: str, seconds: float) -> None:
         """An event became durable, so long after its signature was verified."""
-        self._published.labels(self._labels.bounded("topic", topic)).inc()
+        self._published.add(topic)
         self._seconds.observe(seconds)
 
     def notification_quarantined(self, reason: str) -> None:
         """A signed notification was not understood."""
-        self._quarantined.labels(self._labels.bounded("reason", reason)).inc()
+        self._quarantined.add(reason)
 
     def looked(self, result: str) -> None:
         """A look at a meeting ended."""
-        self._looks.labels(self._labels.bounded("result", result)).inc()
+        self._looks.add(result)
 
     def decided(self, outcome: str, count: int = 1) -> None:
         """So many registrants were decided."""
-        self._decisions.labels(self._labels.bounded("outcome", outcome)).inc(count)
+        self._decisions.add(outcome, count)
 
     def webex_called(self, operation: str, status: int | None) -> None:
         """A call of the Webex API was answered with ``status``; None where no answer came."""
@@ -112,11 +121,11 @@ class Metrics:
 
     def swept_up(self, what: str, count: int) -> None:
         """A sweep found so many that no webhook had told of."""
-        self._found.labels(self._labels.bounded("what", what)).inc(count)
+        self._found.add(what, count)
 
     def letter_written(self, reason: str) -> None:
         """A record went to the dead letters."""
-        self._letters.labels(self._labels.bounded("reason", reason)).inc()
+        self._letters.add(reason)
 
     def letters_waiting(self, topic: str, letters: int) -> None:
         """So many dead letters of this topic's records cannot be written for now."""
@@ -128,13 +137,13 @@ class Metrics:
 
     def meeting_changed(self, result: str) -> None:
         """What a meeting rule came to."""
-        self._changes.labels(self._labels.bounded("result", result)).inc()
+        self._changes.add(result)
 
     def writes_stopped(self, reason: str, organizations: int) -> None:
         """For so many organisations nothing is written to Webex."""
         self._stopped.labels(self._labels.bounded("reason", reason)).set(organizations)
 
-    def watch_publisher(self, publisher: PublisherState, *, replaced: _Ask) -> None:
+    def watch_publisher(self, publisher: PublisherState, *, replaced: Ask) -> None:
         """Ask these at every scrape; ``replaced``: how many producers were given up, by reason."""
         for name, meaning, ask in (
             ("producer_healthy", "1 while Kafka acknowledges", lambda: publisher.healthy),
@@ -175,7 +184,7 @@ class Metrics:
         """There should be a journal, and it could not be opened."""
         self._gauge("journal_trusted", "0 where the journal could not be opened, or was given up").set(0)
 
-    def watch_loops(self, ages: _Ask) -> None:
+    def watch_loops(self, ages: Ask) -> None:
         """Ask this at every scrape: the seconds since each loop has turned."""
         self._asked(GaugeMetricFamily, "loop_age_seconds", "Seconds since the loop last turned", "loop", ages)
 
@@ -224,12 +233,19 @@ class Metrics:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(self._named(name, meaning, *labels), meaning, labels, registry=self._registry)
 
-    def _histogram(self, name: str, meaning: str) -> Histogram:
-        return Histogram(self._named(name, meaning), meaning, buckets=_SECONDS, registry=self._registry)
+    def _tally(self, name: str, meaning: str, label: str) -> Tally:
+        tally = Tally(self._named(f"{name}_total", meaning, label), meaning, label)
+        self._registry.register(tally)
+        return tally
 
-    def _asked(self, family: Callable[..., Any], name: str, meaning: str, label: str, ask: _Ask) -> None:
+    def _durations(self, name: str, meaning: str) -> Durations:
+        durations = Durations(self._named(name, meaning), meaning, _SECONDS)
+        self._registry.register(durations)
+        return durations
+
+    def _asked(self, family: Callable[..., Any], name: str, meaning: str, label: str, ask: Ask) -> None:
         """A metric with one label, whose values are asked for at every scrape."""
-        self._registry.register(_Asked(family, self._named(name, meaning, label), meaning, label, ask))
+        self._registry.register(Asked(family, self._named(name, meaning, label), meaning, label, ask))
 
 
 class Description(NamedTuple):
@@ -288,21 +304,6 @@ def _number(ask: Callable[[], float]) -> float:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    family: Callable[..., Any]
-    name: str
-    meaning: str
-    label: str
-    ask: _Ask
-
-    def collect(self) -> Iterator[Metric]:
-        family = self.family(self.name, self.meaning, labels=[self.label])
-        for value, number in self.ask().items():
-            family.add_metric([value], number)
-        yield family
-
-
-@dataclass(frozen=True)
 class _Budget:
     """Whom to ask about one credential."""
 
@@ -319,6 +320,6 @@ class _Labels:
 
     def bounded(self, label: str, value: str) -> str:
         seen = self._seen.setdefault(label, set())
-        if value not in seen and len(seen) < _MOST_VALUES and _LABEL.fullmatch(value):
+        if value not in seen and clean(value, known=len(seen)):
             seen.add(value)
-        return value if value in seen else "other"
+        return value if value in seen else OTHER

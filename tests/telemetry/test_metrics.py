@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
 from service.bus.journal import State
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import _SECONDS, Metrics
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -59,6 +62,9 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.restored(0, 17)
     metrics.queue_depth(4)
     metrics.webhook_refused("overloaded")
+    metrics.secret_matched("2026-11")
+    metrics.connection_refused("tooMany")
+    metrics.watch_connections(lambda: 12)
     metrics.letter_written("refusedByKafka")
     metrics.letters_waiting("work", 2)
     metrics.letters_waiting("commands", 0)  # another one has nothing to do with it
@@ -83,6 +89,9 @@ def test_everything_that_happens_is_counted() -> None:
         'ledger_entries{partition="0"} 17.0',
         "work_queue_depth 4.0",
         'webhook_refusals_total{reason="overloaded"} 1.0',
+        'webhook_secrets_total{secret="2026-11"} 1.0',
+        'connections_refused_total{reason="tooMany"} 1.0',
+        "connections 12.0",
         'dead_letters_total{reason="refusedByKafka"} 1.0',
         'dead_letters_waiting{topic="work"} 2.0',
         "producer_healthy 1.0",
@@ -106,6 +115,34 @@ def test_everything_that_happens_is_counted() -> None:
         'webex_circuit_open{organization="default"} 1.0',
     ):
         assert f"webex_events_{line}\n" in shown
+
+
+def test_durations_are_counted_as_the_client_library_does() -> None:
+    """Our plain histogram shows what prometheus_client's own would, at the bounds, between them, and beyond the last."""
+    seconds = (0.0, 0.001, 0.0011, 0.0025, 0.7, 5.0, 5.1, 60.0)
+    registry = CollectorRegistry()
+    own = Histogram("webex_events_publish_seconds", "Seconds", buckets=_SECONDS, registry=registry)
+    metrics = Metrics()
+    for each in seconds:
+        own.observe(each)
+        metrics.event_published("meetings", each)
+
+    def shown(scrape: str) -> list[str]:
+        return re.findall(r"^webex_events_publish_seconds_(?:bucket|count|sum).*", scrape, re.MULTILINE)
+
+    assert shown(text(metrics)) == shown(generate_latest(registry).decode())
+
+
+def test_counters_tell_when_they_began() -> None:
+    """As those of the client library do, so that a rate knows a restart from a fall."""
+    metrics, before = Metrics(), time.time()
+    metrics.webhook_answered(204)
+    metrics.webhook_answered(204)
+
+    created = re.search(r'^webex_events_webhooks_created\{answer="204"\} (\S+)$', text(metrics), re.MULTILINE)
+
+    assert created is not None
+    assert before <= float(created[1]) <= time.time()
 
 
 def test_names_begin_with_the_products_name() -> None:
@@ -133,6 +170,8 @@ def test_labels_stay_few() -> None:
 
     assert text(metrics).count("webex_events_looks_total{") == 65
     assert 'webex_events_looks_total{result="other"} 936.0' in text(metrics)
+    metrics.looked("result63")  # one that was there before goes on
+    assert 'webex_events_looks_total{result="result63"} 2.0' in text(metrics)
 
 
 def watch(metrics: Metrics, organization: str, *, rate: float = 8.0, wait: float = 0.0, is_open: bool = False) -> None:
@@ -194,6 +233,7 @@ def test_the_reference_is_complete() -> None:
     metrics.watch_publisher(Publisher(), replaced=dict)
     metrics.watch_journal(lambda: JOURNAL)
     metrics.watch_loops(dict)
+    metrics.watch_connections(lambda: 0)
     rows = [
         f"| `{each.name}` | {', '.join(f'`{label}`' for label in each.labels)} | {each.meaning} |".replace(
             "|  |", "| |"
