@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from service.core.errors import Problem, SettingsError
 from service.core.organizations import ONLY_ORGANIZATION, Organization, Organizations, organization_id
-from service.core.signature import SignatureMode
+from service.core.signature import ANYBODY, Secret, SignatureMode
 
 PREFIX = "WEBEX_EVENTS_"
 CONFIG = f"{PREFIX}CONFIG"
@@ -194,6 +194,16 @@ class Receiver(_Group, frozen=True):
 
     host: Annotated[str, Field(min_length=1, description="address of the public listener")] = "0.0.0.0"  # noqa: S104
     port: Annotated[int, Field(ge=0, le=65_535, description="its port; 0 takes any free one")] = 8080
+    direct: Annotated[
+        bool, Field(description="`false`: webhooks go through the ASGI application, as under any other server; slower")
+    ] = True
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="open connections, in all; further ones are closed at once")
+    ] = 4096
+    max_connections_per_source: Annotated[
+        int,
+        Field(ge=0, le=1_000_000, description="the same for one address; 0: no limit, as behind a proxy all have one"),
+    ] = 0
 
 
 class Admin(_Group, frozen=True):
@@ -210,7 +220,11 @@ class Webhook(_Group, frozen=True):
 
     secret: Annotated[SecretStr | None, Field(min_length=1, description="one live secret")] = None
     secrets_dir: Annotated[
-        Path | None, Field(description="folder in which every file is one live secret; re-read while running")
+        Path | None,
+        Field(
+            description="folder in which every file is one live secret; a name `<orgId>.<slot>` binds it to that "
+            "organisation; re-read while running"
+        ),
     ] = None
     signatures: Annotated[
         SignatureMode,
@@ -218,9 +232,29 @@ class Webhook(_Group, frozen=True):
     ] = SignatureMode.AUTO
 
     @property
-    def fixed_secrets(self) -> tuple[bytes, ...]:
+    def fixed_secrets(self) -> tuple[Secret, ...]:
         """``secret`` as the bytes that the environment has; none where it is not set."""
-        return () if self.secret is None else (self.secret.get_secret_value().encode("utf-8", "surrogateescape"),)
+        if self.secret is None:
+            return ()
+        value = self.secret.get_secret_value().encode("utf-8", "surrogateescape")
+        return (Secret(value, {ANYBODY: "WEBHOOK__SECRET"}),)
+
+
+class Rejects(_Group, frozen=True):
+    """What is kept of requests whose signature was refused, in the journal's folder."""
+
+    max: Annotated[
+        int, Field(ge=0, le=100_000, description="refused requests that are kept for `rejects list`; 0: none")
+    ] = 1000
+    retention: Annotated[
+        int,
+        Field(
+            ge=1, le=31_536_000, description="seconds that they are kept; their sources' addresses are personal data"
+        ),
+    ] = 604_800
+    bodies: Annotated[
+        bool, Field(description="with their bodies; those may hold personal data, and come from anybody")
+    ] = False
 
 
 class Credential(_Group, frozen=True):
@@ -381,6 +415,21 @@ class Log(_Group, frozen=True):
     ] = "info"
 
 
+class Tracing(_Group, frozen=True):
+    """Which webhooks are traced."""
+
+    ratio: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="share of the webhooks that are sampled: one line in the log, and the flag in `traceparent`; those"
+            " that the sender samples always are; `dev` samples all unless it is set",
+        ),
+    ] = 0.01
+
+
 class Settings(_Group, frozen=True):
     """All settings. Made by :func:`load`; a value that exists is valid."""
 
@@ -390,6 +439,7 @@ class Settings(_Group, frozen=True):
     receiver: Receiver = Receiver()
     admin: Admin = Admin()
     webhook: Webhook = Webhook()
+    rejects: Rejects = Rejects()
     webex: Webex = Webex()
     policy: Policy = Policy()
     sweep: Sweep = Sweep()
@@ -397,6 +447,7 @@ class Settings(_Group, frozen=True):
     guests: Guests = Guests()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
+    tracing: Tracing = Tracing()
 
 
 # --- reading them -----------------------------------------------------------------------------------------------------

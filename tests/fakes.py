@@ -42,6 +42,23 @@ class RecordingPublisher:
             raise self.error
         self.batches.append(tuple(messages))
 
+    def offer(self, messages: Sequence[Message], done: Callable[[Exception | None], None]) -> asyncio.Task[None]:
+        """The same, as a call."""
+        return asyncio.create_task(self._offered(tuple(messages), done))
+
+    async def _offered(self, messages: tuple[Message, ...], done: Callable[[Exception | None], None]) -> None:
+        try:
+            await self.publish(messages)
+        except Exception as error:  # noqa: BLE001 - whoever offered is told
+            done(error)
+        else:
+            done(None)
+
+    def withdraw(self, offer: object) -> None:
+        """Forget it."""
+        assert isinstance(offer, asyncio.Task)
+        offer.cancel()
+
 
 @dataclass(eq=False)
 class GivenBatch:
@@ -67,6 +84,7 @@ class FakeSender:
         self.answering = answering
         self.counts = dict(counts if counts is not None else {"work": 1, "dead-letters": 1})
         self.limit = MAX_BATCH_BYTES
+        self.occupied = False
         self.refuse: Callable[[Message], bool] = lambda _: False
         self.log: dict[tuple[str, int], list[Outgoing]] = {}
         self.given: list[GivenBatch] = []
@@ -79,6 +97,10 @@ class FakeSender:
     def largest(self, topic: str) -> int:
         """The same for all."""
         return self.limit
+
+    def busy(self, topic: str, partition: int) -> bool:
+        """As it is told."""
+        return self.occupied
 
     async def start(self) -> None:
         """Nothing to do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,10 +19,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def running(app: ASGIApp, host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """Serve ``app`` on a free port of ``host``; gives its base URL (``http://127.0.0.1:12345``) and stops it cleanly."""
+async def running(app: ASGIApp, host: str = "127.0.0.1", *, protocol: Any = "auto") -> AsyncIterator[str]:
+    """Serve ``app`` on a free port of ``host``; gives its base URL (``http://127.0.0.1:12345``) and stops it cleanly.
+
+    ``protocol``: what makes a connection, instead of uvicorn's own class.
+    """
     config = uvicorn.Config(
-        app, host=host, port=0, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2
+        app, host=host, port=0, http=protocol, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve())

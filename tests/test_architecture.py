@@ -64,6 +64,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "click": ("service.cli",),
     "dotenv": ("service.settings",),
     "httpcore": ("service.webex",),
+    "httptools": ("service.receiver.guard", "service.receiver.framing"),
     "httpx": ("service.webex", "service.sandbox", "service.cli"),
     "idna": ("service.core.policy",),
     "jsonschema": ("service.webex",),
@@ -75,7 +76,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "starlette": ("service.receiver", "service.telemetry", "service.sandbox"),
     "structlog": tuple(f"service.{shell}" for shell in (*SHELLS, "controllers", "cli")),
     "typer": ("service.cli",),
-    "uvicorn": ("service.cli",),
+    "uvicorn": ("service.cli", "service.receiver.guard", "service.receiver.direct"),
     "uvloop": ("service.cli",),
     "yaml": ("service.core.policy", "service.settings", "service.cli"),
 }
@@ -84,6 +85,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 VALUE_CALLS = frozenset(
     {
         *(
+            "attrgetter",
             "bytes",
             "dict.fromkeys",
             "str",
@@ -91,6 +93,7 @@ VALUE_CALLS = frozenset(
             "float",
             "frozenset",
             "int",
+            "len",
             "range",
             "set",
             "tuple",
@@ -115,7 +118,7 @@ VALUE_CALLS = frozenset(
     }
 )
 #: Methods of constants: what they do to a text or a mapping is a value again.
-VALUE_METHODS = frozenset({"encode", "items", "join", "keys", "split", "values"})
+VALUE_METHODS = frozenset({"encode", "items", "join", "keys", "lower", "split", "values"})
 #: ... and in ``cli``, where commands are declared.
 DECLARING_CALLS = frozenset({"typer.Typer", "typer.Option", "typer.Argument", "add_typer", "verbs_of"})
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.core.errors import SettingsError
+from service.core.signature import ANYBODY, Secret
 from service.settings import Settings, describe, load, require_kafka, require_secrets, require_token
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
@@ -30,6 +31,11 @@ SERVICE_APP = {
     "WEBEX__SERVICE_APP__CLIENT_SECRET_FILE": "c",
     "WEBEX__SERVICE_APP__CALLER__TOKEN_FILE": "d",
 }
+
+
+def named(value: bytes) -> Secret:
+    """The secret of WEBHOOK__SECRET."""
+    return Secret(value, {ANYBODY: "WEBHOOK__SECRET"})
 
 
 def env(**variables: str) -> dict[str, str]:
@@ -97,7 +103,7 @@ def test_nothing_needs_to_be_set() -> None:
         ),
         pytest.param({"WEBHOOK__SIGNATURES": "spark"}, "webhook.signatures", "spark", id="signatures"),
         pytest.param(
-            {"WEBHOOK__SECRET": "s\udcff"}, "webhook.fixed_secrets", (b"s\xff",), id="a secret that is no text"
+            {"WEBHOOK__SECRET": "s\udcff"}, "webhook.fixed_secrets", (named(b"s\xff"),), id="a secret that is no text"
         ),
         pytest.param({"RECEIVER__PORT": ""}, "receiver.port", 8080, id="an empty variable is an unset one"),
         pytest.param({"RECEIVER__PORT": "0"}, "receiver.port", 0, id="any port"),
@@ -343,7 +349,7 @@ def test_what_stands_in_dotenv_is_taken_as_it_is(tmp_path: Path) -> None:
     """Nothing in ``.env`` is replaced by other variables: secrets have dollars in them."""
     (tmp_path / ".env").write_text("WEBEX_EVENTS_WEBHOOK__SECRET=a${HOME}b\n")
 
-    assert load({"HOME": "/root"}, dotenv=tmp_path / ".env").webhook.fixed_secrets == (b"a${HOME}b",)
+    assert load({"HOME": "/root"}, dotenv=tmp_path / ".env").webhook.fixed_secrets == (named(b"a${HOME}b"),)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +428,8 @@ def test_secrets_hide_themselves() -> None:
     settings = load(env(WEBHOOK__SECRET="canary-1", WEBEX__TOKEN="canary-2"))
 
     assert "canary" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
-    assert settings.webhook.fixed_secrets == (b"canary-1",)
+    assert settings.webhook.fixed_secrets == (named(b"canary-1"),)
+    assert "canary" not in repr(settings.webhook.fixed_secrets)
 
 
 def test_settings_do_not_change() -> None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 import httpx
-import structlog
 import typer
-import uvloop
 
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_connection import Connection
@@ -22,33 +18,26 @@ from service.bus.topics import TopicReport, apply, plan, standard
 from service.cli.api.verbs import verbs_of
 from service.cli.auth import auth_app
 from service.cli.clock import utc_now
-from service.cli.dev import DEV_SETTINGS, dev_secret_file, run_dev
+from service.cli.dev import DEV_SETTINGS, run_dev
 from service.cli.dlq import dlq_app
 from service.cli.endings import FAILED, NOT_NOW, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.guests import guests_app
-from service.cli.inputs import bytes_of
 from service.cli.journal import journal_app
 from service.cli.kafka_connection import kafka_connection, warning_of
 from service.cli.ledger import ledger_app
 from service.cli.operate import confirm_app, operate_app, release_app
 from service.cli.policy import policy_app
-from service.cli.roles import serve_processor, serve_receiver
+from service.cli.rejects import rejects_app
 from service.cli.sandbox import serve_sandbox
-from service.cli.secret_files import read_secret, read_secrets
-from service.cli.shutdown import Stop, Watchdog, stopped_by_signals
+from service.cli.serve import run_role, serve_app, settings_of
+from service.cli.signatures import signature_app, signing_secret
 from service.cli.trigger import TRIGGERED, fields_of, notification, send
 from service.cli.undo import registrants_app
-from service.core import signature
 from service.core.errors import (
-    BadSignature,
-    EventProcessorError,
     KafkaUnavailable,
-    PolicyError,
     SettingsError,
-    whereabouts,
 )
-from service.settings import Settings, load
 from service.telemetry.logging import configure
 
 #: Seconds within which a broker has to answer for the first time.
@@ -73,6 +62,7 @@ app = typer.Typer(
         "webex-events policy check policy.yaml    what is wrong with a policy, with line and column\n"
         "webex-events policy backtest new.yaml    who would be decided otherwise by another policy\n"
         "webex-events dlq list                    what could not be done, and why\n"
+        "webex-events rejects list                whose signature was refused, and why\n"
         "webex-events pause                       stop every write to Webex; `resume` takes it back\n"
         "webex-events registrants list MEETING_ID every operation of Webex's API by hand"
     ),
@@ -81,25 +71,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-serve_app = typer.Typer(
-    cls=Group,
-    help="Run one role of the program until SIGTERM or Ctrl-C.",
-    epilog="webex-events serve receiver\nwebex-events serve processor",
-    no_args_is_help=True,
-)
 topics_app = typer.Typer(
     cls=Group,
     help="Create the topics on Kafka, or see what is missing.",
     epilog="webex-events topics plan\nwebex-events topics apply",
-    no_args_is_help=True,
-)
-signature_app = typer.Typer(
-    cls=Group,
-    help="Sign a body as Webex does, or find out whether it was signed.",
-    epilog=(
-        "webex-events signature sign body.json\n"
-        'webex-events signature verify body.json --header "X-Spark-Signature: 0a1b…"'
-    ),
     no_args_is_help=True,
 )
 app.add_typer(serve_app, name="serve")
@@ -113,6 +88,7 @@ app.add_typer(verbs_of("webhooks"), name="webhooks")
 app.add_typer(guests_app, name="guests")
 app.add_typer(auth_app, name="auth")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(rejects_app, name="rejects")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(journal_app, name="journal")
 app.add_typer(operate_app)
@@ -131,30 +107,7 @@ registrants_app.add_typer(release_app)
 )
 def dev() -> None:
     """Receiver, processor and a simulated Webex in one process, on the journal; no Kafka, no account."""
-    _run_role(run_dev, overrides=DEV_SETTINGS)
-
-
-@serve_app.command(
-    "receiver",
-    cls=Command,
-    epilog=(
-        "WEBEX_EVENTS_WEBHOOK__SECRETS_DIR=/run/secrets/webhooks webex-events serve receiver\n"
-        "WEBEX_EVENTS_BUS=kafka WEBEX_EVENTS_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 webex-events serve receiver"
-    ),
-)
-def receiver() -> None:
-    """The public endpoint: verify, normalize, make durable, answer."""
-    _run_role(serve_receiver)
-
-
-@serve_app.command(
-    "processor",
-    cls=Command,
-    epilog="WEBEX_EVENTS_WEBEX__TOKEN_FILE=token WEBEX_EVENTS_POLICY__FILE=policy.yaml webex-events serve processor",
-)
-def processor() -> None:
-    """Look at the meetings that events point to, decide about registrants, act, read back."""
-    _run_role(serve_processor)
+    run_role(run_dev, overrides=DEV_SETTINGS)
 
 
 @app.command(
@@ -166,7 +119,7 @@ def sandbox(
     target_url: Annotated[str | None, typer.Option(help="Where its signed webhooks go; none without it.")] = None,
 ) -> None:
     """A simulated Webex: REST, people who register, signed webhooks."""
-    _run_role(lambda settings, stop: serve_sandbox(settings, stop, target=target_url))
+    run_role(lambda settings, stop: serve_sandbox(settings, stop, target=target_url))
 
 
 @topics_app.command("plan", cls=Command, epilog="webex-events topics plan")
@@ -201,10 +154,10 @@ def trigger(
     url: Annotated[str, typer.Option(help="The receiver's endpoint.")] = TRIGGERED,
 ) -> None:
     """Send a signed webhook, with the secret of the settings or of `dev`."""
-    settings = _settings()
+    settings = settings_of()
     try:
         body = notification(what, series=meeting, now=utc_now(), data=fields_of(data))
-        status = send(url, body, secret=_secrets(settings)[0])
+        status = send(url, body, secret=signing_secret(settings))
     except (ValueError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         end(str(error), WRONG)
     except httpx.TransportError as error:
@@ -213,108 +166,8 @@ def trigger(
     raise typer.Exit(0 if 200 <= status < 300 else FAILED)
 
 
-@signature_app.command(
-    "sign",
-    cls=Command,
-    epilog="webex-events signature sign body.json\nwebex-events signature sign - < body.json",
-)
-def signature_sign(body: Annotated[Path, typer.Argument(help="File with the exact bytes; - reads stdin.")]) -> None:
-    """Print the signature headers of a body."""
-    for name, value in signature.sign(bytes_of(body), _secrets(_settings())[0]).items():
-        typer.echo(f"{name}: {value}")
-
-
-@signature_app.command(
-    "verify",
-    cls=Command,
-    epilog=(
-        'webex-events signature verify body.json --header "X-Spark-Signature: 0a1b…"\n'
-        'webex-events signature verify - -H "X-Webex-Signature: SHA-256=0a1b…" < body.json'
-    ),
-)
-def signature_verify(
-    body: Annotated[Path, typer.Argument(help="File with the exact bytes; - reads stdin.")],
-    header: Annotated[list[str], typer.Option("--header", "-H", help='"Name: value" as it was received; repeatable.')],
-) -> None:
-    """Say whether one of the live secrets signed a body: exit 0 if so, 1 if not."""
-    settings = _settings()
-    live = _secrets(settings)
-    try:
-        index = signature.verify(
-            bytes_of(body), map(_raw_header, header), secrets=live, mode=settings.webhook.signatures
-        )
-    except BadSignature as error:
-        end(f"not verified: {error}", FAILED)
-    typer.echo(f"verified with secret {index + 1} of {len(live)}")
-
-
-# --- how a command runs and ends --------------------------------------------------------------------------------------
-
-
-def _settings(overrides: Mapping[str, object] | None = None) -> Settings:
-    try:
-        return load(os.environ, dotenv=Path(".env"), overrides=overrides)
-    except SettingsError as error:
-        end(str(error), WRONG)
-
-
-def _run_role(
-    role: Callable[[Settings, Stop], Awaitable[None]], *, overrides: Mapping[str, object] | None = None
-) -> None:
-    settings = _settings(overrides)
-    configure(stream=sys.stdout, colours=sys.stdout.isatty(), level=settings.log.level)
-
-    watchdog = Watchdog()
-
-    async def until_stopped() -> None:
-        with stopped_by_signals(watchdog.arm) as stop:
-            await role(settings, stop)
-            structlog.get_logger().info("process.stopped", seconds=round(stop.seconds, 2))
-
-    try:
-        uvloop.run(until_stopped())
-    except SettingsError as error:
-        end(str(error), WRONG)
-    except PolicyError as error:
-        end(_of_file(settings.policy.file, error), WRONG)
-    except EventProcessorError as error:
-        end(str(error), FAILED)
-    except (Exception, BaseExceptionGroup) as bug:  # noqa: BLE001 - the last border: a traceback may show personal data
-        for leaf in _leaves(bug):
-            structlog.get_logger().error("process.failed", error=type(leaf).__name__, at=whereabouts(leaf))
-        raise typer.Exit(FAILED) from None
-    finally:
-        watchdog.disarm()
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [error]
-
-
-def _of_file(file: Path | None, error: PolicyError) -> str:
-    return "\n".join(f"{file or 'policy'}: {problem}" for problem in error.problems)
-
-
-def _raw_header(text: str) -> tuple[bytes, bytes]:
-    name, _, value = text.encode("utf-8", "surrogateescape").partition(b":")
-    return name.strip().lower(), value.strip()
-
-
-def _secrets(settings: Settings) -> tuple[bytes, ...]:
-    """The live secrets of the settings, else the one that `dev` made up."""
-    folder, fixed, made_up = settings.webhook.secrets_dir, settings.webhook.fixed_secrets, dev_secret_file(settings)
-    try:
-        found = (*fixed, *(read_secrets(folder) if folder else ()))
-        return found or (read_secret(made_up),)
-    except SettingsError as error:
-        hint = f"Set WEBEX_EVENTS_WEBHOOK__SECRET, or start `webex-events dev` first ({error})"
-        end(str(error) if fixed or folder else hint, WRONG)
-
-
 def _topics(work: Callable[..., Awaitable[TopicReport]]) -> TopicReport:
-    settings = _settings()
+    settings = settings_of()
     topics = settings.kafka.topics
     configure(
         stream=sys.stderr, colours=sys.stderr.isatty(), level="critical"

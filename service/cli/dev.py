@@ -17,16 +17,18 @@ import typer
 from service.cli.buses import opened_bus
 from service.cli.health import Health
 from service.cli.policy_file import LivePolicy
+from service.cli.private_listener import private_listener
 from service.cli.processing import processing
-from service.cli.roles import private_listener, public_listener
+from service.cli.receiver import public_listener
 from service.cli.sandbox import simulated_webex
 from service.cli.secret_files import LiveSecrets, read_secret
 from service.cli.serving import beside
 from service.cli.shutdown import Stop, unless_stopped
 from service.cli.trigger import TRIGGERED
 from service.core.organizations import ONLY_ORGANIZATION
+from service.core.signature import ANYBODY, Secret
 from service.sandbox.world import World
-from service.settings import Settings, Webex
+from service.settings import Settings, Tracing, Webex
 from service.telemetry.metrics import Metrics
 from service.telemetry.progress import Progress
 from service.webex.tokens import StaticToken
@@ -71,7 +73,7 @@ async def _start(
     await enter(beside(live.watch(), stop=stop))
     public = await enter(public_listener(settings, bus, metrics, live, stop=stop))
     webhook = f"{public}/webhooks/webex"
-    await enter(webex.delivering(webhook, live()[0]))
+    await enter(webex.delivering(webhook, live()[0].value))
     await enter(webex.living())
     health.started = True
     meeting = await _first_meeting(webex.world)
@@ -79,11 +81,12 @@ async def _start(
 
 
 def _for_dev(settings: Settings, *, webex: str) -> Settings:
-    """``settings`` with the sandbox as Webex, and a quick sweep where nobody chose another one."""
+    """``settings`` with the sandbox as Webex, and where nobody chose otherwise a quick sweep and a line for each webhook."""
     sweep = settings.sweep
     quick = sweep if "interval" in sweep.model_fields_set else sweep.model_copy(update={"interval": SWEEP_INTERVAL})
     own = Webex(base_url=webex, allow_http=True)  # and none of the real credentials
-    return settings.model_copy(update={"sweep": quick, "webex": own})
+    tracing = settings.tracing if "ratio" in settings.tracing.model_fields_set else Tracing(ratio=1)
+    return settings.model_copy(update={"sweep": quick, "webex": own, "tracing": tracing})
 
 
 def demo_policy() -> Path:
@@ -106,7 +109,7 @@ def _live_secrets(settings: Settings) -> LiveSecrets:
         unfinished.touch(mode=0o600)
         unfinished.write_text(secrets.token_hex(20), "ascii")
         unfinished.replace(file)
-    return LiveSecrets(fixed=(read_secret(file),))
+    return LiveSecrets(fixed=(Secret(read_secret(file), {ANYBODY: file.name}),))
 
 
 async def _first_meeting(world: World) -> str:

@@ -57,24 +57,20 @@ def url_of(listener: socket.socket) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Callable[..., Awaitable[None]], listener: socket.socket, *, stop: Stop, drain: int = DRAIN
+    app: Callable[..., Awaitable[None]],
+    listener: socket.socket,
+    *,
+    stop: Stop,
+    drain: int = DRAIN,
+    protocol: Callable[..., asyncio.Protocol] | None = None,
 ) -> AsyncIterator[None]:
-    """Serve an ASGI app on ``listener`` inside the block; requests under way at its end have ``drain`` seconds.
+    """Serve an ASGI app on ``listener`` inside the block; requests under way at its end have ``drain`` seconds. ``protocol``
+    makes what speaks HTTP on a connection, in place of uvicorn's own.
 
     At the end nobody listens any more; connections without a request are closed at once, the others with their answer. When
     the server ends by itself, ``stop`` is set, and the end of the block raises.
     """
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=drain,
-        timeout_keep_alive=75,
-    )
-    server = _Server(config)
+    server = _server(app, drain=drain, protocol=protocol)
     task, ended = asyncio.create_task(server.serve(sockets=[listener]), name="listener"), _setting(stop)
     task.add_done_callback(ended)
     try:
@@ -88,6 +84,24 @@ async def serving(
         if died and (task.cancelled() or task.exception() is None):
             raise RuntimeError("the listener ended by itself")
         task.result()
+
+
+def _server(
+    app: Callable[..., Awaitable[None]], *, drain: int, protocol: Callable[..., asyncio.Protocol] | None
+) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http=protocol or "auto",  # type: ignore[arg-type] # calls it, whether or not it is a class
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=drain,
+        timeout_keep_alive=75,
+    )
+    return _Server(config)
 
 
 def _setting(stop: Stop) -> Callable[[object], None]:

@@ -1,40 +1,65 @@
-"""Answers, as ASGI messages. A refusal is a problem document (RFC 9457) that says nothing about the request."""
+"""Answers, complete but for what the server itself adds (the date). A refusal is a problem document (RFC 9457) that says
+nothing about the request.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
-from starlette.responses import Response
+import msgspec
 
 from service.core.errors import RequestRefused
+
+Pairs = tuple[tuple[bytes, bytes], ...]
 
 #: Answers that come after the whole body was read: their connection can serve the next request. With any other one
 #: there may be unread bytes, which nobody wants to read.
 _READ_TO_THE_END = frozenset({401, 500, 503})
 
-
-def stored() -> Response:
-    """204: the event is durable."""
-    return Response(status_code=HTTPStatus.NO_CONTENT)
+_CLOSING = (b"connection", b"close")
+_PROBLEM = (b"content-type", b"application/problem+json")
 
 
-def refused(refusal: RequestRefused) -> Response:
+class Answer(msgspec.Struct, frozen=True):
+    """A status, every header but the date (names in lower case), and the body."""
+
+    status: int
+    headers: Pairs
+    body: bytes
+
+
+#: The event is durable.
+STORED = Answer(204, (), b"")
+
+
+def refused(refusal: RequestRefused) -> Answer:
     """The problem that ``refusal`` stands for."""
-    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    wait = refusal.retry_after
+    headers = () if wait is None else ((b"retry-after", b"%d" % wait),)
     return problem(refusal.http_status, detail=refusal.title, headers=headers)
 
 
-def problem(status: int, *, detail: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+@lru_cache(maxsize=64)  # there are about a dozen, and under attack they are all that is sent
+def problem(status: int, *, detail: str | None = None, headers: Pairs = ()) -> Answer:
     """A problem of type ``about:blank``: its title is the status's own phrase (RFC 9457 §4.2.1)."""
     document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if detail is not None:
         document["detail"] = detail
-    closing = {} if status in _READ_TO_THE_END else {"Connection": "close"}
-    return Response(
-        json.dumps(document),
-        status_code=status,
-        headers={**(headers or {}), **closing},
-        media_type="application/problem+json",
-    )
+    body = json.dumps(document).encode("ascii")
+    closing = () if status in _READ_TO_THE_END else (_CLOSING,)
+    return Answer(status, (*headers, *closing, (b"content-length", b"%d" % len(body)), _PROBLEM), body)
+
+
+#: What everything but the one route gets: ``problem(404)`` and, with the method that there is, ``problem(405)``.
+NO_SUCH_ROUTE = Answer(
+    404,
+    (_CLOSING, (b"content-length", b"60"), _PROBLEM),
+    b'{"type": "about:blank", "title": "Not Found", "status": 404}',
+)
+NO_SUCH_METHOD = Answer(
+    405,
+    ((b"allow", b"POST"), _CLOSING, (b"content-length", b"69"), _PROBLEM),
+    b'{"type": "about:blank", "title": "Method Not Allowed", "status": 405}',
+)

@@ -19,23 +19,43 @@ class Disconnected(Exception):
     """The client went away before its request was complete; there is nobody to answer."""
 
 
-def check(headers: Headers, *, most: int) -> int | None:
-    """The declared length of the body, None where none is declared. Raises what the headers alone are refused for."""
-    length = _content_length(headers)
-    if length is not None and length > most:
+def check(headers: Headers, size: int, *, most: int) -> bytes | None:
+    """Look at what comes with a body of ``size`` bytes; the caller's ``traceparent`` where there is exactly one.
+
+    Raises BodyTooLarge, UnsupportedMediaType.
+    """
+    if size > most:
         raise BodyTooLarge
-    _check_media_type(headers)
-    return length
+    fields = dict(headers)
+    if len(fields) == len(headers):  # no name is there twice, as in everything that Webex sends
+        if b"content-encoding" in fields or not _is_json(fields.get(b"content-type", _JSON)):
+            raise UnsupportedMediaType
+        return fields.get(b"traceparent")
+    if b"content-encoding" in fields or not all(map(_is_json, _values(headers, b"content-type"))):
+        raise UnsupportedMediaType
+    traces = _values(headers, b"traceparent")
+    return traces[0] if len(traces) == 1 else None
 
 
-async def read_body(receive: Receive, *, declared: int | None, most: int, seconds: float) -> bytes:
+_JSON = b"application/json"
+
+
+def _is_json(value: bytes) -> bool:
+    """No type at all is accepted as well: whether the bytes are Webex's is for the signature to say."""
+    return value == _JSON or value.split(b";", 1)[0].strip().lower() == _JSON
+
+
+async def read_body(receive: Receive, headers: Headers, *, most: int, seconds: float) -> bytes:
     """The whole body: at most ``most`` bytes, within ``seconds`` from now, and of the declared length.
 
-    Never holds more than ``most`` bytes and the one chunk that went too far.
+    Raises BodyTooLarge, BodyTooSlow, MalformedRequest, Disconnected.
     """
+    declared = _content_length(headers)
+    if declared is not None and declared > most:
+        raise BodyTooLarge
     try:
         async with asyncio.timeout(seconds):
-            body = await _collect(receive, most)
+            body = await collect(receive, most=most)
     except TimeoutError:
         raise BodyTooSlow from None
     if declared is not None and declared != len(body):
@@ -43,7 +63,11 @@ async def read_body(receive: Receive, *, declared: int | None, most: int, second
     return body
 
 
-async def _collect(receive: Receive, most: int) -> bytes:
+async def collect(receive: Receive, *, most: int) -> bytes:
+    """The whole body, where somebody else has an eye on its length and on the time. Raises BodyTooLarge, Disconnected.
+
+    Never holds more than ``most`` bytes and the one chunk that went too far.
+    """
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -70,18 +94,6 @@ def _content_length(headers: Headers) -> int | None:
     if len(digits) > 18:  # int() would refuse some thousands of digits, and no body is that long
         raise BodyTooLarge
     return int(digits)
-
-
-def _check_media_type(headers: Headers) -> None:
-    """No type at all is accepted: whether the bytes are Webex's is for the signature to say."""
-    types = _values(headers, b"content-type")
-    if any(value.split(b";", 1)[0].strip().lower() != b"application/json" for value in types):
-        raise UnsupportedMediaType
-    codings = (
-        coding.strip().lower() for value in _values(headers, b"content-encoding") for coding in value.split(b",")
-    )
-    if any(coding not in (b"", b"identity") for coding in codings):
-        raise UnsupportedMediaType
 
 
 def _values(headers: Headers, wanted: bytes) -> list[bytes]:

@@ -24,7 +24,7 @@ from service.cli.announcement import FILE_NAME, Announcement, announced, read_an
 from service.cli.bus_client import BATCH_BYTES, BATCH_RECORDS, BusClient, batches, opened_bus_client
 from service.cli.buses import Bus, embedded_bus
 from service.cli.health import Health
-from service.cli.roles import private_listener
+from service.cli.private_listener import private_listener
 from service.cli.shutdown import Stop
 from service.core.errors import CannotStore, JournalError, KafkaUnavailable, SettingsError
 from service.core.message import Message, Received

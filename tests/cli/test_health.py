@@ -11,7 +11,7 @@ import pytest
 from service.bus.journal import State
 from service.cli.buses import opened_bus
 from service.cli.health import Health, why_not_kept, why_not_stored
-from service.cli.roles import private_listener
+from service.cli.private_listener import private_listener
 from service.cli.shutdown import Stop
 from service.settings import load
 from service.telemetry.metrics import Metrics

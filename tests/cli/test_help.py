@@ -35,6 +35,8 @@ COMMANDS = [
     ["registrants", "release"],
     ["dlq"],
     *(["dlq", verb] for verb in ("list", "show", "redrive", "discard")),
+    ["rejects"],
+    *(["rejects", verb] for verb in ("list", "show")),
     ["journal"],
     *(["journal", verb] for verb in ("groups", "forget")),
     ["ledger"],

@@ -124,7 +124,7 @@ from service.cli import commands
 C = "canary-" + "7b1e"
 async def broken(settings, stop):
     raise {raised}
-commands.app.command("broken")(lambda: commands._run_role(broken))
+commands.app.command("broken")(lambda: commands.run_role(broken))
 commands.app(["broken"])
 """
     done = subprocess.run(

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.core import event as events
-from service.core.errors import CannotStore
-from service.core.signature import sign
+from service.core.errors import CannotStore, RecordRefused
+from service.core.signature import ANYBODY, Secret, sign
+from service.receiver.answers import NO_SUCH_METHOD, NO_SUCH_ROUTE, problem
+from service.receiver.app import create_app
 from tests.fakes import RecordingPublisher
-from tests.receiver.conftest import SECRET, URL, Bench
+from tests.receiver.conftest import SECRET, SECRETS, URL, Bench
 from tests.servers import running
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -63,7 +65,7 @@ ANSWERS = [
     pytest.param("POST", URL, {"content": BODY, "headers": {WEBEX: SIGNED[WEBEX]}}, 204, id="SHA-2 alone"),
     pytest.param("POST", URL, signed(BODY, **{"Content-Type": "application/json;charset=UTF-8"}), 204, id="a charset"),
     pytest.param("POST", URL, signed(BODY, **{"Content-Type": "Application/JSON ; x=y"}), 204, id="odd spelling"),
-    pytest.param("POST", URL, signed(BODY, **{"Content-Encoding": "identity"}), 204, id="encoded as it is"),
+    pytest.param("POST", URL, signed(BODY, **{"Content-Encoding": "identity"}), 415, id="encoded as it is"),
     pytest.param("POST", URL + "?x=1", signed(BODY), 204, id="a query, which is not looked at"),
     pytest.param("POST", URL, signed(b"not json"), 204, id="signed, but not JSON"),
     pytest.param("POST", URL, signed(b""), 204, id="signed, but empty"),
@@ -140,6 +142,12 @@ async def test_a_refusal_is_a_problem_document(
     assert answer.headers.get("connection") == (None if status == 401 else "close")
 
 
+def test_the_answers_that_are_written_out_are_those_that_would_be_made() -> None:
+    """To the byte."""
+    assert problem(404) == NO_SUCH_ROUTE
+    assert problem(405, headers=((b"allow", b"POST"),)) == NO_SUCH_METHOD
+
+
 async def test_a_204_has_no_body(bench: Bench) -> None:
     """The good answer is empty."""
     answer = await bench.send(**signed(BODY))
@@ -207,7 +215,7 @@ async def test_the_trace_goes_on(bench: Bench, headers: list[str], kept: str | N
             CannotStore("the disk of alice@example.org is full", retry_after=7), "7", "cannotStore", id="cannot store"
         ),
         pytest.param(RuntimeError("alice@example.org"), "5", "storeFailed", id="a bug in the publisher"),
-        pytest.param(TimeoutError("alice@example.org"), "5", "storeTooSlow", id="a deadline in the publisher"),
+        pytest.param(RecordRefused("alice@example.org"), "5", "storeFailed", id="a record that no topic takes"),
     ],
 )
 async def test_what_is_not_durable_is_a_503(error: Exception, retry_after: str, reason: str) -> None:
@@ -232,10 +240,16 @@ async def test_what_is_cut_off_at_the_end_of_the_process_is_a_503(bench: Bench) 
 
 
 async def test_a_publisher_that_hangs_is_a_503() -> None:
-    """Webex gets its answer in time even where the publisher never returns."""
-    answer = await Bench(publisher=RecordingPublisher(gate=asyncio.Event())).send(**signed(BODY))
+    """Webex gets its answer in time even where the publisher never does anything, and that is taken back."""
+    gate = asyncio.Event()
+    bench = Bench(publisher=RecordingPublisher(gate=gate))
+    answer = await bench.send(**signed(BODY))
+    gate.set()
+    await asyncio.sleep(0.01)
 
     assert answer.status_code == 503
+    assert bench.publisher.batches == []
+    assert 'webhook_refusals_total{reason="storeTooSlow"} 1.0' in bench.metrics.render()[0].decode()
 
 
 async def test_overload_is_refused_and_not_queued(bench: Bench, client: httpx.AsyncClient) -> None:
@@ -255,7 +269,7 @@ async def test_overload_is_refused_and_not_queued(bench: Bench, client: httpx.As
 async def test_a_bug_before_the_signature_is_a_500_without_details() -> None:
     """A bug is logged by its class and place, and neither the log nor the answer shows what it says."""
 
-    def secrets() -> list[bytes]:
+    def secrets() -> list[Secret]:
         raise LookupError("alice@example.org, top secret")
 
     with capture_logs() as logs:
@@ -264,12 +278,12 @@ async def test_a_bug_before_the_signature_is_a_500_without_details() -> None:
     (failed,) = (line for line in logs if line["event"] == "webhook.failed")
     assert answer.status_code == 500
     assert failed["error"] == "LookupError"
-    assert any("receiver/app.py" in place for place in failed["at"])
+    assert any("receiver/endpoint.py" in place for place in failed["at"])
     assert "alice" not in answer.text + repr(logs)
 
 
-@pytest.mark.parametrize("secrets", [[], [b""]], ids=["none", "an empty one"])
-async def test_without_a_secret_nothing_is_accepted(secrets: list[bytes]) -> None:
+@pytest.mark.parametrize("secrets", [(), (Secret(b"", {ANYBODY: "empty"}),)], ids=["none", "an empty one"])
+async def test_without_a_secret_nothing_is_accepted(secrets: tuple[Secret, ...]) -> None:
     """Where there is no secret the receiver fails closed, even for a body signed with nothing."""
     bench = Bench(secrets=lambda: secrets)
 
@@ -280,12 +294,13 @@ async def test_without_a_secret_nothing_is_accepted(secrets: list[bytes]) -> Non
 
 async def test_a_new_secret_counts_from_the_next_request() -> None:
     """Secrets are asked for at each request."""
-    live = [b"old"]
-    bench = Bench(secrets=lambda: live)
-
-    before = await bench.send(**signed(BODY))
-    live.append(SECRET)
-    after = await bench.send(**signed(BODY))
+    live: tuple[Secret, ...] = SECRETS[:1]
+    endpoint = Bench(secrets=lambda: live).endpoint()
+    transport = httpx.ASGITransport(create_app(endpoint))
+    async with httpx.AsyncClient(transport=transport) as client:
+        before = await client.post(URL, **signed(BODY))
+        live = SECRETS
+        after = await client.post(URL, **signed(BODY))
 
     assert (before.status_code, after.status_code) == (401, 204)
 
@@ -297,13 +312,14 @@ async def test_one_line_says_what_was_accepted(bench: Bench) -> None:
 
     (line,) = logs
     assert line.pop("id") == events.decode(bench.publisher.batches[0][0].value or b"").id
+    assert all(0 <= line.pop(stage) < 1000 for stage in ("verify_ms", "understand_ms", "durable_ms"))
     assert line == {
         "event": "webhook.accepted",
         "log_level": "info",
         "type": "webex.meeting.started.v1",
         "topic": "meetings",
         "quarantined": False,
-        "secret_index": 1,
+        "secret": "new",
     }
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.core.organizations import SINGLE, Organization, Organizations
-from service.core.signature import SignatureMode, sign
-from service.receiver.app import create_app
-from service.telemetry.metrics import Metrics
-from tests.fakes import RecordingPublisher
-from tests.receiver.conftest import NOW, SECRET, URL
+from service.core.signature import sign
+from tests.receiver.conftest import SECRET, Bench
 
 BODY = (Path(__file__).parents[1] / "samples" / "meetings.started.json").read_bytes()
 OURS = "00000001-0000-4000-8000-000000000000"  # the sample's, which has it in the long form
@@ -29,19 +25,9 @@ OTHER = "96abc2aa-3dcc-11e5-a152-fe34819cdc9a"
 )
 async def test_the_hint_goes_to_the_organisation_of_the_event(organizations: Organizations, key: str) -> None:
     """The event is published in any case, and its hint beside it under the organisation's key."""
-    publisher = RecordingPublisher()
-    app = create_app(
-        publisher=publisher,
-        secrets=lambda: [SECRET],
-        mode=SignatureMode.AUTO,
-        receiver="receiver-0",
-        now=lambda: NOW,
-        observe=Metrics(),
-        organizations=organizations,
-    )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-        answer = await client.post(URL, content=BODY, headers=sign(BODY, SECRET))
+    bench = Bench(organizations=organizations)
+    answer = await bench.send(content=BODY, headers=sign(BODY, SECRET))
 
     assert answer.status_code == 204
-    ((published, hint),) = publisher.batches
+    ((published, hint),) = bench.publisher.batches
     assert (published.topic, hint.topic, hint.key) == ("meetings", "work", key)

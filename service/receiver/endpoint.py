@@ -1,0 +1,337 @@
+"""What becomes of one request to the webhook's route, whichever way it came: verify, understand, make durable, answer.
+
+Everything here is a plain call: no task, no future, no timer belongs to a request. Whoever has a complete request calls
+:meth:`Endpoint.take`, and gets the answer by a call back, once the publisher has called back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from service.core.errors import BadSignature, CannotStore, RequestRefused, whereabouts
+from service.core.message import Message
+from service.core.notification import Accepted, accept
+from service.core.organizations import SINGLE, Organizations
+from service.core.signature import Secret, SignatureMode, verify
+from service.receiver.admission import Admission
+from service.receiver.answers import STORED, Answer, refused
+from service.receiver.request import Headers, check
+from service.receiver.tracing import Sparing, Tracing
+
+PATH = "/webhooks/webex"
+
+#: Seconds from one look at those that wait to the next.
+_SWEEP = 0.25
+
+#: Live secrets, the same object until one of them changes; never empty.
+Secrets = Callable[[], Sequence[Secret]]
+
+
+class Publisher(Protocol):
+    """Makes records durable."""
+
+    def offer(self, messages: Sequence[Message], done: Callable[[Exception | None], None]) -> object:
+        """Take them; ``done(None)`` once all are durable, ``done(error)`` when that cannot be.
+
+        ``done`` is never called before this has returned. Raises CannotStore where that is known at once.
+        """
+
+    def withdraw(self, offer: object) -> None:
+        """Nobody waits any more: what is not handed over is not sent, and ``done`` is not called."""
+
+
+class Observer(Protocol):
+    """Counts what the receiver does."""
+
+    def webhook_answered(self, status: int) -> None:
+        """A request got this answer."""
+
+    def webhook_refused(self, reason: str) -> None:
+        """A request to the one route was refused for this reason: ``badSignature``, ``cannotStore``, ``overloaded`` …"""
+
+    def secret_matched(self, name: str) -> None:
+        """The secret of this name made the signature."""
+
+    def event_published(self, topic: str, seconds: float) -> None:
+        """An event became durable, so long after its signature was verified."""
+
+    def notification_quarantined(self, reason: str) -> None:
+        """A signed notification was not understood, and kept."""
+
+
+class Rejections(Protocol):
+    """Remembers requests that were refused with 401, so that an operator can find out why."""
+
+    def keep(self, *, reason: str, headers: Headers, body: bytes, source: str) -> None:
+        """Cheap, bounded, and never raises."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may take."""
+
+    body_bytes: int = 64 * 1024
+    body_seconds: float = 10.0
+    #: Longer than the publisher's own deadline; it only matters where the publisher breaks its promise.
+    publish_seconds: float = 4.5
+    #: Events that may wait for durability side by side: what comes at 5 000/s in the two seconds after which the journal
+    #: takes over from Kafka. An event with its hint has about 2 KiB, so they are well within the publisher's own 64 MiB;
+    #: and connections come to their cap first, unless requests are pipelined.
+    publishing: int = 10_000
+    #: Seconds that the oldest of them may have waited. Kafka has two, and then the journal needs milliseconds: where it
+    #: takes longer, neither is there, and whoever comes now would wait in vain.
+    waiting_seconds: float = 3.0
+
+
+class InternalError(RequestRefused):
+    """A bug of ours, met before the signature was verified."""
+
+    http_status = 500
+    title = "Something is wrong on this side"
+
+
+class WrongOwner(BadSignature):
+    """A live secret made the signature, but it belongs to another organisation or registration."""
+
+
+class StoreTooSlow(CannotStore):
+    """The publisher broke its promise to answer in time. It may have been stored all the same; a repeat has the same id."""
+
+
+class StoreFailed(CannotStore):
+    """A bug of ours, met after the signature was verified."""
+
+
+class Ticket(msgspec.Struct, eq=False):
+    """A request whose event is on its way to durability, and the moments (s) at which it got so far."""
+
+    answer: Callable[[Answer], None]
+    accepted: Accepted
+    secret: str
+    sampled: bool
+    begun: float
+    verified: float
+    understood: float
+    offer: object = None
+
+
+#: What a body, and the ``traceparent`` that goes with it, mean. Never raises.
+Understand = Callable[[bytes, str], Accepted]
+
+
+def understanding(*, receiver: str, now: Callable[[], datetime], organizations: Organizations = SINGLE) -> Understand:
+    """For an instance of this name, as events carry it; ``organizations`` are those whose work the events may be."""
+
+    def understand(body: bytes, traceparent: str) -> Accepted:
+        return accept(body, received=now(), receiver=receiver, traceparent=traceparent, organizations=organizations)
+
+    return understand
+
+
+class Endpoint:
+    """``POST /webhooks/webex``. :meth:`keep` has to run beside it."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        secrets: Secrets,
+        mode: SignatureMode,
+        understand: Understand,
+        observe: Observer,
+        limits: Limits = Limits(),
+        tracing: Tracing | None = None,
+        rejections: Rejections | None = None,
+    ) -> None:
+        self.limits = limits
+        self._publisher, self._observe, self._rejections = publisher, observe, rejections
+        self._secrets, self._mode = secrets, mode
+        self._live: Sequence[Secret] = ()
+        self._values: Sequence[bytes] = ()
+        self._understand, self._tracing = understand, tracing or Tracing()
+        self._waiting: Admission[Ticket] = Admission(most=limits.publishing, seconds=limits.waiting_seconds)
+        self._lines = Sparing()
+        self._log = structlog.get_logger()
+
+    # --- what is asked of it ------------------------------------------------------------------------------------------
+
+    def take(self, headers: Headers, body: bytes, answer: Callable[[Answer], None], source: str = "") -> Ticket | None:
+        """A request that is complete, from ``source`` (an address). Never raises; ``answer`` is called exactly once, maybe
+        at once: then there is no ticket.
+        """
+        begun = monotonic()
+        try:
+            traceparent = check(headers, len(body), most=self.limits.body_bytes)
+            secret = self._signed_by(headers, body)
+        except Exception as error:  # noqa: BLE001 - the border: anything may be wrong behind it, and Webex wants an answer
+            refusal = self._refuse(error, InternalError, answer)
+            self._remember(refusal, headers, body, source)
+            return None
+        # After a good signature there is only 2xx or 503: Webex gives up on a webhook that gets too many others. Only one
+        # whose secret is another's is told so.
+        try:
+            return self._offer(body, secret, traceparent, begun, answer)
+        except Exception as error:  # noqa: BLE001 - as above
+            refusal = self._refuse(error, StoreFailed, answer)
+            self._remember(refusal, headers, body, source)
+            return None
+
+    def refuse(self, error: Exception, answer: Callable[[Answer], None]) -> None:
+        """A request that never became complete; ``error`` is a RequestRefused, else a bug of ours. Never raises."""
+        self._refuse(error, InternalError, answer)
+
+    def elsewhere(self, answer: Answer) -> Answer:
+        """``answer``, which is for a request to another route, or with another method."""
+        self._observe.webhook_answered(answer.status)
+        self._tell(self._log.info, "noSuchRoute", answer.status)
+        return answer
+
+    def give_up(self, ticket: Ticket) -> Answer:
+        """Nobody can wait for it any longer. What is to be answered instead; nobody is called back."""
+        refusal = StoreTooSlow()
+        if self._waiting.remove(ticket):
+            try:
+                self._publisher.withdraw(ticket.offer)
+            except Exception as bug:  # noqa: BLE001 - as above
+                self._failed(bug)
+            self._count_refusal(refusal)
+        return refused(refusal)
+
+    async def keep(self) -> None:
+        """Answer, again and again, those for whom the publisher broke its promise. Never ends."""
+        while True:
+            await asyncio.sleep(_SWEEP)
+            self.sweep(monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Answer those who have waited for longer than ``publish_seconds``, oldest first."""
+        for ticket in self._waiting.since_before(now - self.limits.publish_seconds):
+            self._hand(ticket.answer, self.give_up(ticket))
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    def _signed_by(self, headers: Headers, body: bytes) -> Secret:
+        """The live secret that made the signature. Raises BadSignature."""
+        live = self._secrets()
+        if live is not self._live:
+            self._live, self._values = live, tuple(each.value for each in live)
+        return live[verify(body, headers, secrets=self._values, mode=self._mode)]
+
+    def _offer(
+        self, body: bytes, secret: Secret, header: bytes | None, begun: float, answer: Callable[[Answer], None]
+    ) -> Ticket:
+        """Raises WrongOwner, CannotStore."""
+        verified = monotonic()
+        self._waiting.admit(verified)
+        traceparent, sampled = self._tracing.begin(header)
+        accepted = self._understand(body, traceparent)
+        name = _owned(secret, accepted)
+        self._observe.secret_matched(name)
+        ticket = Ticket(answer, accepted, name, sampled, begun, verified, monotonic() if sampled else verified)
+        ticket.offer = self._publisher.offer(accepted.messages, partial(self._settled, ticket))
+        self._waiting.add(ticket)
+        return ticket
+
+    def _settled(self, ticket: Ticket, error: Exception | None) -> None:
+        """The publisher calls back."""
+        if not self._waiting.remove(ticket):
+            return  # it was given up
+        if error is not None:
+            self._refuse(error, StoreFailed, ticket.answer)
+            return
+        self._hand(ticket.answer, STORED)
+        try:
+            self._count(ticket)
+        except Exception as bug:  # noqa: BLE001 - the border again: the publisher has others to call
+            self._failed(bug)
+
+    def _count(self, ticket: Ticket) -> None:
+        accepted, now, observe = ticket.accepted, monotonic(), self._observe
+        observe.webhook_answered(STORED.status)
+        observe.event_published(accepted.messages[0].topic, now - ticket.verified)
+        if accepted.quarantined:
+            observe.notification_quarantined(str(accepted.event.data.get("reason")))
+        if ticket.sampled:
+            self._log.info(
+                "webhook.accepted",
+                id=accepted.event.id,
+                type=accepted.event.type,
+                topic=accepted.messages[0].topic,
+                quarantined=accepted.quarantined,
+                secret=ticket.secret,
+                verify_ms=_ms(ticket.begun, ticket.verified),
+                understand_ms=_ms(ticket.verified, ticket.understood),
+                durable_ms=_ms(ticket.understood, now),
+            )
+
+    # --- what is refused ----------------------------------------------------------------------------------------------
+
+    def _refuse(
+        self, error: Exception, otherwise: type[RequestRefused], answer: Callable[[Answer], None]
+    ) -> RequestRefused:
+        """What must not happen becomes ``otherwise``."""
+        if isinstance(error, RequestRefused):
+            refusal = error
+        else:
+            self._failed(error)
+            refusal = otherwise()
+        self._hand(answer, refused(refusal))
+        self._count_refusal(refusal)
+        return refusal
+
+    def _hand(self, answer: Callable[[Answer], None], reply: Answer) -> None:
+        try:
+            answer(reply)
+        except Exception as bug:  # noqa: BLE001 - the border towards whoever sends it
+            self._failed(bug)
+
+    def _count_refusal(self, refusal: RequestRefused) -> None:
+        try:
+            self._observe.webhook_answered(refusal.http_status)
+            self._observe.webhook_refused(_code(refusal))
+            self._tell(self._log.warning, _code(refusal), refusal.http_status)
+        except Exception as bug:  # noqa: BLE001 - the answer is given, and whoever called has others to serve
+            self._failed(bug)
+
+    def _remember(self, refusal: RequestRefused, headers: Headers, body: bytes, source: str) -> None:
+        if self._rejections is not None and isinstance(refusal, BadSignature):
+            self._rejections.keep(reason=_code(refusal), headers=headers, body=body, source=source)
+
+    def _tell(self, say: Callable[..., object], reason: str, status: int) -> None:
+        left_out = self._lines.left_out(reason)
+        if left_out is not None:
+            more = {"left_out": left_out} if left_out else {}
+            say("webhook.refused", status=status, reason=reason, **more)
+
+    def _failed(self, bug: Exception) -> None:
+        """Log where it happened, and not what it says: that may hold personal data."""
+        left_out = self._lines.left_out(type(bug).__name__)
+        if left_out is not None:
+            self._log.error("webhook.failed", error=type(bug).__name__, at=whereabouts(bug))
+
+
+def _owned(secret: Secret, accepted: Accepted) -> str:
+    """The secret's name for the notification's owner. Raises WrongOwner."""
+    name = secret.name_for(accepted.org_id, accepted.registration, quarantined=accepted.quarantined)
+    if name is None:
+        raise WrongOwner
+    return name
+
+
+def _ms(begun: float, ended: float) -> float:
+    return round((ended - begun) * 1000, 3)
+
+
+def _code(refusal: RequestRefused) -> str:
+    """``BadSignature`` → ``badSignature``: a name for logs."""
+    name = type(refusal).__name__
+    return name[0].lower() + name[1:]

@@ -1,0 +1,447 @@
+"""What a client may do to the public listener before anybody looks at its request: deadlines, caps, strict framing.
+
+:class:`Guard` sits between uvicorn and its parser. It collects a request, and hands it on only once it is complete and in
+order: no application waits for a slow body, sees a trailer, or hears of a client that hung up. Whatever is refused gets a
+problem document, after the answers that are still due, and from then on nothing is read on that connection.
+
+The caps are counted twice. Callbacks count what the parser has understood, since one read may bring many headers; and
+``data_received`` counts bytes, since a header or a chunk extension without an end never reaches a callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httptools
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.core.errors import whereabouts
+from service.receiver import framing
+from service.receiver.answers import Answer, problem
+from service.receiver.framing import Cut, Refusal
+from service.receiver.tracing import Sparing
+
+#: Seconds between two looks at the deadlines. A deadline is that much earlier than its limit says, so that none is late.
+SWEEP = 0.5
+#: A refused client may go on reading its answer for so long (s): closing while it still sends would destroy the answer.
+LINGER = 0.25
+#: Who does not read has so long (s) to take what was written: to a connection that is being closed, or too much to any.
+DRAIN = 5.0
+#: What the kernel may hold for a connection in each direction (bytes; Linux doubles it): requests and answers are small,
+#: and the default lets each client that does not read pin megabytes, and one that is refused push as much.
+#: Half as much, and a local proxy's 64 KiB would wait for TCP's timers (its segments are larger than the window): 0.6 s.
+KERNEL_BUFFER = 32 * 1024
+#: A sender who is turned away may come back after so long (s).
+RETRY_AFTER = 5
+
+
+@dataclass(frozen=True)
+class GuardLimits:
+    """Seconds, bytes and numbers that one connection, and all of them together, may take. 0 of a source: as many as of all."""
+
+    header_seconds: float = 5.0
+    request_seconds: float = 10.0
+    keep_alive_seconds: float = 75.0
+    request_line: int = 2048
+    fields: int = 64
+    header_bytes: int = 16 * 1024
+    body_bytes: int = 64 * 1024
+    connections: int = 4096
+    per_source: int = 0
+
+
+_IDLE, _HEAD, _BODY, _OVER = range(4)
+
+
+class Observer(Protocol):
+    """Counts what the guard does."""
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection was cut off."""
+
+
+class Connections:
+    """The connections that are open, their caps and their deadlines. :meth:`keep` has to run beside the server."""
+
+    def __init__(
+        self, *, observe: Observer, limits: GuardLimits = GuardLimits(), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits, self.clock = limits, clock
+        self._observe = observe
+        self._open: set[Guard] = set()
+        self._by_source: Counter[str] = Counter()
+        self._lines = Sparing(1, clock=clock)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def admit(self, guard: Guard) -> Refusal | None:
+        """Count it in, unless there are too many."""
+        limits = self.limits
+        if len(self._open) >= limits.connections:
+            return Refusal.TOO_MANY
+        if limits.per_source and self._by_source[guard.source] >= limits.per_source:
+            return Refusal.TOO_MANY_FROM_SOURCE
+        self._open.add(guard)
+        self._by_source[guard.source] += 1
+        return None
+
+    def forget(self, guard: Guard) -> None:
+        """It is closed. One that was never admitted may be forgotten too."""
+        if guard not in self._open:
+            return
+        self._open.remove(guard)
+        self._by_source[guard.source] -= 1
+        if not self._by_source[guard.source]:
+            del self._by_source[guard.source]
+
+    async def keep(self) -> None:
+        """Cut off, again and again, those that are past a deadline. Never ends."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Cut off those that are past a deadline."""
+        now = self.clock()
+        for guard in [each for each in self._open if each.due <= now or each.drained_by <= now]:
+            guard.overdue(now)
+
+    def refused(self, reason: str, **more: object) -> None:
+        """Count it, and log one of them a second."""
+        self._observe.connection_refused(reason)
+        left_out = self._lines.left_out("")
+        if left_out is not None:
+            if left_out:
+                more["left_out"] = left_out
+            structlog.get_logger().warning("connection.refused", reason=reason, **more)
+
+
+class Guard(HttpToolsProtocol):
+    """One connection. uvicorn makes it, by ``functools.partial(Guard, connections=…)`` as ``Config(http=…)``."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        connections: Connections,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._all, self._limits, self._clock = connections, connections.limits, connections.clock
+        self._endless_head = self._limits.request_line + self._limits.header_bytes
+        #: When (by the clock) what the client does now has to be done, and when what was written has to be gone.
+        self.due = self.drained_by = math.inf
+        self.source = ""
+        #: Requests that were handed on and are not answered.
+        self.unanswered = 0
+        #: No request follows the one that is being received or answered.
+        self.last = False
+        self._stage = _IDLE
+        self._raw = 0
+        self._refusal: Refusal | None = None
+        self._expecting = False
+        #: As they were before: most clients send one request again and again.
+        self._known_host = self._known_target = b""
+        self.path = ""
+        self._started = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.target = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.parts: list[bytes] = []
+        self._size = 0
+        self._most_fields = self._limits.fields
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
+        """Admit it, or turn it away at once."""
+        super().connection_made(transport)
+        if self.client is not None:
+            self.source = self.client[0]
+        if (refusal := self._all.admit(self)) is not None:
+            self._stage = _OVER
+            self.connections.discard(self)
+            self._all.refused(refusal.reason)
+            self._say(refusal)
+            transport.close()
+            return
+        _bound_kernel_buffers(transport)
+        self.due = self._clock() + self._limits.header_seconds - SWEEP
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone, with whatever was not complete."""
+        self._all.forget(self)
+        self._stage = _OVER
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks for an answer, where uvicorn gives none
+        """A client that has nothing more to send still gets the answers that are due."""
+        self._stage, self.last = _OVER, True
+        return self.unanswered > 0
+
+    def shutdown(self) -> None:
+        """The server ends: an idle connection at once, another one after its answers."""
+        self.last = True
+        if self._stage in (_HEAD, _BODY):
+            return  # its deadline runs
+        if not self.unanswered:
+            self.end()
+        elif self.cycle is not None:
+            super().shutdown()
+
+    def end(self) -> None:
+        """Close, and see to it that it does close."""
+        self._stage, self.last = _OVER, True
+        self.transport.close()
+        self.drained_by = self._clock() + DRAIN
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more requests from it, and its time runs."""
+        super().pause_writing()
+        self.flow.pause_reading()
+        self.drained_by = self._clock() + DRAIN
+
+    def resume_writing(self) -> None:
+        """It has read most of them."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self.drained_by = math.inf
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Read again, where nothing speaks against it."""
+        if self._stage != _OVER and not self.flow.write_paused:
+            self.flow.resume_reading()
+
+    def overdue(self, now: float) -> None:
+        """A deadline is past."""
+        if self.drained_by <= now:
+            if not self.transport.is_closing():
+                self._all.refused("answersUnread")
+            _reset(self.transport)
+        elif self._stage == _HEAD:
+            self.refuse(Refusal.HEADERS_TOO_SLOW)
+        elif self._stage == _BODY:
+            self.refuse(Refusal.REQUEST_TOO_SLOW)
+        else:
+            if self.target == b"" and self._stage == _IDLE:
+                self._all.refused("nothingSent")
+            self.due = math.inf
+            self.end()
+
+    # --- what arrives -------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, until something is wrong."""
+        if self._stage == _OVER:
+            return
+        self._raw += len(data)
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._stopped(error)
+        else:
+            if self._raw > self._endless_head:
+                self._check_endless()
+
+    def _check_endless(self) -> None:
+        if self._stage == _BODY:
+            if self._raw > 2 * self._limits.body_bytes:  # it must be mostly sizes and extensions of chunks
+                self.refuse(Refusal.FRAMING)
+        elif self._stage != _OVER:
+            self.refuse(Refusal.HEADERS_TOO_LARGE)
+
+    def _stopped(self, error: Exception) -> None:
+        """The parser gave up, because of what it read or because a callback raised."""
+        cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+        if isinstance(cause, Cut):
+            if cause.refusal is None:
+                self._stop_reading()
+            else:
+                self.refuse(cause.refusal)
+        elif cause is None or isinstance(cause, httptools.HttpParserError):
+            self.refuse(Refusal.BODY_TOO_LARGE if "overflow" in str(error) else Refusal.MALFORMED)
+        else:  # a bug of ours: who knows which answers are due
+            self._all.refused("bug", error=type(cause).__name__, at=whereabouts(cause))
+            self.end()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        if self.last:
+            raise Cut
+        self._begin()
+        self._stage = _HEAD
+        self._started = self._clock() - SWEEP
+        self.due = self._started + self._limits.header_seconds
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        self.target += url
+        if len(self.target) > self._limits.request_line:
+            raise Cut(Refusal.REQUEST_LINE_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field; after the headers it is a trailer."""
+        self.fields.append((name.lower(), value))
+        if len(self.fields) > self._most_fields:
+            raise Cut(Refusal.TRAILERS if self._stage == _BODY else Refusal.HEADERS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """Judge the request by its headers, before any of its body is kept."""
+        if self._raw > self._limits.header_bytes:
+            self._check_size()
+        fields, version = dict(self.fields), self.parser.get_http_version()
+        if len(fields) < len(self.fields) or not framing.UNUSUAL.isdisjoint(fields):
+            upgrading = self.parser.should_upgrade()
+            self._expecting = framing.look_closely(self.fields, version=version, upgrading=upgrading)
+        if (host := fields.get(b"host")) != self._known_host:
+            self._known_host = framing.valid_host(host)
+        if self.target != self._known_target:
+            self.path, self._known_target = framing.path_of(self.target), self.target
+        if int(fields.get(b"content-length", 0)) > self._limits.body_bytes:  # the parser lets only digits through
+            raise Cut(Refusal.BODY_TOO_LARGE)
+        self._await_body(version)
+
+    def _check_size(self) -> None:
+        if sum(len(name) + len(value) + len(b": \r\n") for name, value in self.fields) > self._limits.header_bytes:
+            raise Cut(Refusal.HEADERS_TOO_LARGE)
+
+    def _await_body(self, version: str) -> None:
+        if version not in ("1.1", "1.0"):
+            raise Cut(Refusal.VERSION)
+        if version == "1.0" or not self.parser.should_keep_alive():
+            self.last = True
+        self._stage, self._raw, self._most_fields = _BODY, 0, -1
+        self.due = self._started + self._limits.request_seconds
+        if self._expecting and not self.unanswered:
+            self._continue()
+
+    def _continue(self) -> None:
+        self._expecting = False
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._size += len(body)
+        if self._size > self._limits.body_bytes:
+            raise Cut(Refusal.BODY_TOO_LARGE)
+        self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request is here, and nothing was wrong with it."""
+        self._stage, self._raw, self._expecting = _IDLE, 0, False
+        self.due = math.inf
+        self.unanswered += 1
+        self.hand_on()
+
+    # --- what becomes of it -------------------------------------------------------------------------------------------
+
+    def hand_on(self) -> None:
+        """Give the request to the application, as if it arrived now."""
+        super().on_message_begin()
+        super().on_url(self.target)
+        for name, value in self.fields:
+            super().on_header(name, value)
+        self.expect_100_continue = False  # that was done here
+        super().on_headers_complete()
+        if self.last:
+            self.cycle.keep_alive = False
+        super().on_body(b"".join(self.parts))
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The application has answered."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # ``due`` does it
+        self.answered()
+
+    def ends_here(self) -> bool:
+        """The answer that is due now is the last one."""
+        return self.last and self.unanswered == 1 and self._stage in (_IDLE, _OVER) and self._refusal is None
+
+    def answered(self) -> None:
+        """One more request has its answer."""
+        self.unanswered -= 1
+        if self.transport.is_closing():
+            self.end()
+        elif self.unanswered:
+            pass
+        elif self._refusal is not None:
+            self._say(self._refusal)
+        elif self.last and self._stage in (_IDLE, _OVER):
+            self.end()
+        elif self._stage == _IDLE:
+            self.due = self._clock() + self._limits.keep_alive_seconds - SWEEP
+        elif self._expecting and self._stage == _BODY:
+            self._continue()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with a problem, once everything before is answered, and read no more."""
+        self._stop_reading()
+        self._all.refused(refusal.reason)
+        if self.unanswered:
+            self._refusal = refusal
+        else:
+            self._say(refusal)
+
+    def _stop_reading(self) -> None:
+        self._stage, self.last = _OVER, True
+        self.due = math.inf
+        if not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def _say(self, refusal: Refusal) -> None:
+        """The last words. The client may read them while its own are no longer read."""
+        if self.transport.is_closing():
+            return
+        headers = ((b"retry-after", b"%d" % RETRY_AFTER),) if refusal.status == 503 else ()
+        answer = problem(refusal.status, detail=refusal.detail, headers=headers)
+        self.transport.write(rendered(answer, as_sent(self.server_state.default_headers), last=True))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.pause_reading()
+        self.due = self._clock() + LINGER
+
+
+def rendered(answer: Answer, defaults: bytes, *, last: bool, bodiless: bool = False) -> bytes:
+    """An answer as it is sent; ``defaults`` are the server's own headers, ``bodiless`` is for HEAD."""
+    end = b"connection: close\r\n\r\n" if last and (b"connection", b"close") not in answer.headers else b"\r\n"
+    body = b"" if bodiless else answer.body
+    return b"".join((STATUS_LINE[answer.status], defaults, as_sent(answer.headers), end, body))
+
+
+def as_sent(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close, and have the kernel forget what the client does not read: it would go on offering it for minutes."""
+    with contextlib.suppress(OSError):
+        no_time = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
+    transport.abort()
+
+
+def _bound_kernel_buffers(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):  # gone already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
