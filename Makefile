@@ -8,10 +8,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test faults faults-quick check format lock clean
+.PHONY: help run test faults faults-quick fuzz bench bench-compare check format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.run ## everything in one process, with a simulated Webex and no Kafka; Ctrl-C ends it
 # The shell outlives Ctrl-C (trap) and passes on the program's own status; 130 is what Ctrl-C was meant to do.
@@ -25,6 +25,16 @@ faults: .venv/.dev ## everything that can go wrong, on three real brokers (over 
 
 faults-quick: .venv/.dev ## those of them that take some minutes together
 	@$(BIN)/python -m tests.faults --quick $(PYTEST_FLAGS)
+
+fuzz: .venv/.fuzz ## a million made-up requests, from the signature to the event (half an hour); another count: FUZZ=100000
+	@$(BIN)/python -m tests.fuzz --executions $(or $(FUZZ),1000000)
+	@$(BIN)/python -m tests.fuzz.document --requests 10000
+
+bench: .venv/.dev ## how fast the front door is, against uvicorn alone (20 minutes; wants a quiet machine with two cores)
+	@$(BIN)/python -m tests.benchmarks $(BENCH_FLAGS)
+
+bench-compare: .venv/.dev ## the same without the small benchmarks; fails where a ratio is worse than in tests/benchmarks/baseline.json
+	@$(BIN)/python -m tests.benchmarks --compare $(BENCH_FLAGS)
 
 check: .venv/.dev ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .
@@ -40,6 +50,7 @@ format: .venv/.dev ## rewrite the sources as `make check` wants them
 lock: .venv/.dev ## resolve pyproject.toml anew; all versions forward: make lock UPGRADE=--upgrade
 	$(LOCK) $(UPGRADE) --group build --output-file locks/run.txt pyproject.toml
 	$(LOCK) $(UPGRADE) --group build --group dev --constraints locks/run.txt --output-file locks/dev.txt pyproject.toml
+	$(LOCK) $(UPGRADE) --group fuzz --output-file locks/fuzz.txt
 
 clean: ## remove what make made (the journal in ./data stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist
@@ -63,6 +74,10 @@ endef
 .venv/.dev: .venv/.python locks/dev.txt pyproject.toml
 	$(call install,Installing the dependencies and the tools (once),locks/dev.txt)
 	@touch .venv/.run
+
+.venv/.fuzz: .venv/.dev locks/fuzz.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r locks/fuzz.txt
+	@touch $@
 
 .venv/.python:
 	@for python in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11; do \
