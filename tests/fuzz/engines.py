@@ -112,7 +112,14 @@ def _with_atheris(run: Run) -> None:
         return mutated(data, Random(seed))  # noqa: S311
 
     # Its own alarm for hangs would end a slow process, whatever it does: ours is enough.
-    options = [f"-seed={run.seed}", "-max_len=200000", "-timeout=1000000", "-rss_limit_mb=4096", "-verbosity=0"]
+    options = [
+        f"-seed={run.seed}",
+        f"-artifact_prefix={run.findings}/",
+        "-max_len=200000",
+        "-timeout=1000000",
+        "-rss_limit_mb=4096",
+        "-verbosity=0",
+    ]
     atheris.Setup(
         [sys.argv[0], *options, str(_seeds(run.findings / "corpus"))],
         lambda data: run.judged(judge.judge, data),
