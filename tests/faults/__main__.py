@@ -46,7 +46,7 @@ LONGEST = (
 )
 
 #: The matrix, after everything else.
-MATRIX = ("-m", "tests.faults.cells", "--write", str(HERE.parents[1] / "docs" / "reliability.md"))
+MATRIX = ("-m", "tests.faults.cells", "--write", "docs/reliability.md")
 
 Scenario = tuple[str, ...]
 
@@ -142,7 +142,10 @@ def main(arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     code = run(scenarios(quick=quick), flags)
     if not quick:
-        code = max(code, _failed_if_killed(subprocess.run((sys.executable, *MATRIX), check=False).returncode))
+        code = max(
+            code,
+            _failed_if_killed(subprocess.run((sys.executable, *MATRIX), cwd=HERE.parents[1], check=False).returncode),
+        )
     sys.stdout.write(f"== all ({time.monotonic() - begun:.0f} s)\n")
     return code
 
