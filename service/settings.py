@@ -427,7 +427,7 @@ class Tracing(_Group, frozen=True):
             description="share of the webhooks that are sampled: one line in the log, and the flag in `traceparent`; those"
             " that the sender samples always are; `dev` samples all unless it is set",
         ),
-    ] = 0.01
+    ] = 0.001
 
 
 class Settings(_Group, frozen=True):

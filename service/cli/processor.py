@@ -8,6 +8,7 @@ import structlog
 
 from service.cli.buses import opened_bus
 from service.cli.credentials import credentials
+from service.cli.garbage import spare_what_stays
 from service.cli.health import Health
 from service.cli.policy_file import LivePolicy
 from service.cli.private_listener import private_listener
@@ -32,6 +33,7 @@ async def serve_processor(settings: Settings, stop: Stop) -> None:
             bus = await enter(opened_bus(settings, stop=stop, spool=False, tell=health.starting))
             await enter(private.showing(bus))
             await enter(processing(settings, bus, metrics, policy, found, progress, stop=stop))
+            spare_what_stays()
             health.started = True
             structlog.get_logger().info(
                 "processor.started", policy=policy().version, bus=settings.bus, organizations=len(found)

@@ -15,6 +15,7 @@ import structlog
 
 from service.cli.buses import Bus, opened_bus
 from service.cli.clock import utc_now
+from service.cli.garbage import spare_what_stays
 from service.cli.health import Health
 from service.cli.private_listener import private_listener
 from service.cli.secret_files import LiveSecrets
@@ -44,6 +45,7 @@ async def serve_receiver(settings: Settings, stop: Stop) -> None:
             await enter(beside(live.watch(), stop=stop))
             await enter(private.showing(bus))
             address = await enter(public_listener(settings, bus, metrics, live, stop=stop))
+            spare_what_stays()
             health.started = True
             structlog.get_logger().info("receiver.started", webhook=f"{address}/webhooks/webex", bus=settings.bus)
         await stop.wait()

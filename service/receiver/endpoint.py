@@ -173,16 +173,15 @@ class Endpoint:
             traceparent = check(headers, len(body), most=self.limits.body_bytes)
             secret = self._signed_by(headers, body)
         except Exception as error:  # noqa: BLE001 - the border: anything may be wrong behind it, and Webex wants an answer
-            refusal = self._refuse(error, InternalError, answer)
-            self._remember(refusal, headers, body, source)
+            # Not bound to a name: this frame would hold its own error, and the body with both, until the collector comes.
+            self._remember(self._refuse(error, InternalError, answer), headers, body, source)
             return None
         # After a good signature there is only 2xx or 503: Webex gives up on a webhook that gets too many others. Only one
         # whose secret is another's is told so.
         try:
             return self._offer(body, secret, traceparent, begun, answer)
         except Exception as error:  # noqa: BLE001 - as above
-            refusal = self._refuse(error, StoreFailed, answer)
-            self._remember(refusal, headers, body, source)
+            self._remember(self._refuse(error, StoreFailed, answer), headers, body, source)
             return None
 
     def refuse(self, error: Exception, answer: Callable[[Answer], None]) -> None:

@@ -17,6 +17,7 @@ import uvloop
 from service.bus.kafka import KafkaReader
 from service.bus.kafka_connection import Connection
 from service.cli.buses import Bus
+from service.cli.garbage import spare_what_stays
 from service.cli.receiver import public_listener
 from service.cli.secret_files import LiveSecrets
 from service.cli.shutdown import stopped_by_signals
@@ -62,6 +63,7 @@ async def serve(settings: Settings) -> None:
     live = LiveSecrets(fixed=settings.webhook.fixed_secrets, folder=settings.webhook.secrets_dir)
     with stopped_by_signals() as stop:
         async with public_listener(settings, bus, Metrics(), live, stop=stop):
+            spare_what_stays()
             await stop.wait()
 
 

@@ -78,7 +78,8 @@ def record(name: str, file: Path) -> None:
         process = next(each for each in processes(kafka) if each.name == name)
         with process.open() as server, contextlib.ExitStack() as stack:
             asked = ("-p", str(server.pid), "-d", str(SECONDS), "-r", str(LOOKS), "-f", "raw", "-o", str(file))
-            looking = subprocess.Popen(("py-spy", "record", *asked), stdout=subprocess.DEVNULL)
+            program = Path(sys.executable).with_name("py-spy")
+            looking = subprocess.Popen((str(program), "record", *asked), stdout=subprocess.DEVNULL)
             stack.callback(looking.wait)
             put_on(server, process.loads[0], seconds=SECONDS + 2.0)
 

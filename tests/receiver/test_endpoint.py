@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -319,3 +320,21 @@ def test_a_line_says_how_many_were_left_out_before_it() -> None:
 
     now = 101.5
     assert [lines.left_out("forged") for _ in range(3)] == [3, 0, None]
+
+
+@pytest.mark.parametrize("headers", [RAW, ()], ids=["stored", "refused"])
+def test_a_request_leaves_nothing_for_the_collector(held: Held, headers: Headers) -> None:
+    """It runs seldom in a role: what only it could free would pile up."""
+    endpoint = Bench(limits=Limits()).endpoint(held)
+    endpoint.take(headers, BODY, lambda _: None)  # what is made once
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(100):
+            endpoint.take(headers, BODY, lambda _: None)
+        for _, done in held.offers:
+            done(None)
+        held.offers.clear()
+        assert gc.collect() < 100
+    finally:
+        gc.enable()
