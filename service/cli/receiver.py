@@ -18,6 +18,7 @@ from service.cli.clock import utc_now
 from service.cli.garbage import spare_what_stays
 from service.cli.health import Health
 from service.cli.private_listener import private_listener
+from service.cli.process_limits import room_for
 from service.cli.secret_files import LiveSecrets
 from service.cli.serving import beside, bound, serving, url_of
 from service.cli.shutdown import REQUESTS, Step, Stop, unless_stopped
@@ -96,7 +97,11 @@ def _endpoint(settings: Settings, bus: Bus, metrics: Metrics, live: LiveSecrets,
 
 def _connections(settings: Settings, metrics: Metrics) -> Connections:
     receiver = settings.receiver
-    limits = GuardLimits(connections=receiver.max_connections, per_source=receiver.max_connections_per_source)
+    most = room_for(receiver.max_connections)
+    if most < receiver.max_connections:
+        advice = "raise the limit of open files (ulimit -n, LimitNOFILE), or set RECEIVER__MAX_CONNECTIONS"
+        structlog.get_logger().warning("receiver.few_files", connections=most, advice=advice)
+    limits = GuardLimits(connections=most, per_source=receiver.max_connections_per_source)
     connections = Connections(observe=metrics, limits=limits)
     metrics.watch_connections(lambda: len(connections))
     return connections

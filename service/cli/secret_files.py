@@ -137,9 +137,9 @@ class LiveSecrets:
 
 
 def _beyond(secrets: Iterable[Secret], others: Iterable[Secret]) -> list[str]:
-    """The names of the secrets that the others do not have."""
-    known = {each.value for each in others}
-    return [name for each in secrets if each.value not in known for name in each.names.values()]
+    """The names that the others do not have, or have for another value or owner."""
+    known = {(each.value, *owned) for each in others for owned in each.names.items()}
+    return [name for each in secrets for owner, name in each.names.items() if (each.value, owner, name) not in known]
 
 
 def _refused(sentence: str) -> SettingsError:

@@ -108,6 +108,8 @@ def merged(lines: Iterable[bytes], *, oldest: datetime) -> list[Reject]:
     for line in lines:
         try:
             reject = msgspec.json.decode(line, type=Reject)
+            if reject.time.tzinfo is None or reject.last.tzinfo is None:
+                continue
         except UNREADABLE:
             continue
         if reject.last >= oldest and reject.count >= getattr(found.get(reject.id), "count", 0):

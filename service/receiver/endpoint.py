@@ -87,9 +87,10 @@ class Limits:
     #: takes over from Kafka. An event with its hint has about 2 KiB, so they are well within the publisher's own 64 MiB;
     #: and connections come to their cap first, unless requests are pipelined.
     publishing: int = 10_000
-    #: Seconds that the oldest of them may have waited. Kafka has two, and then the journal needs milliseconds: where it
-    #: takes longer, neither is there, and whoever comes now would wait in vain.
-    waiting_seconds: float = 3.0
+    #: Seconds that the oldest of them may have waited: longer than the publisher takes for anybody (Kafka has two, and where
+    #: the journal has failed two more). Then it keeps no promise at all, and whoever comes now would wait in vain. Less would
+    #: let one partition without a leader keep everybody else out.
+    waiting_seconds: float = 4.25
 
 
 class InternalError(RequestRefused):
@@ -244,6 +245,7 @@ class Endpoint:
         """The publisher calls back."""
         if not self._waiting.remove(ticket):
             return  # it was given up
+        ticket.offer = None  # which knows this ticket: a ring that only the collector could open
         if error is not None:
             self._refuse(error, StoreFailed, ticket.answer)
             return
@@ -266,7 +268,7 @@ class Endpoint:
                 type=accepted.event.type,
                 topic=accepted.messages[0].topic,
                 quarantined=accepted.quarantined,
-                secret=ticket.secret,
+                signed_by=ticket.secret,
                 verify_ms=_ms(ticket.begun, ticket.verified),
                 understand_ms=_ms(ticket.verified, ticket.understood),
                 durable_ms=_ms(ticket.understood, now),

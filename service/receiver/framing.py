@@ -86,7 +86,7 @@ def look_closely(fields: Sequence[tuple[bytes, bytes]], *, version: str, upgradi
             raise Cut(Refusal.FRAMING)
         if name == b"content-encoding":
             raise Cut(Refusal.ENCODED)
-        if name == b"expect" and _token(value) == b"100-continue":
+        if name == b"expect" and _token(value) == b"100-continue" and version != "1.0":
             expecting = True
     return expecting
 

@@ -193,7 +193,7 @@ class Guard(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks for an answer, where uvicorn gives none
         """A client that has nothing more to send still gets the answers that are due."""
-        self._stage, self.last = _OVER, True
+        self._stage, self.last, self.due = _OVER, True, math.inf  # half a request has no deadline any more
         return self.unanswered > 0
 
     def shutdown(self) -> None:
@@ -236,6 +236,8 @@ class Guard(HttpToolsProtocol):
             if not self.transport.is_closing():
                 self._all.refused("answersUnread")
             _reset(self.transport)
+        elif self.flow.read_paused and self.unanswered:
+            self.due = now + self._limits.header_seconds  # it is us whom the rest of it waits for
         elif self._stage == _HEAD:
             self.refuse(Refusal.HEADERS_TOO_SLOW)
         elif self._stage == _BODY:

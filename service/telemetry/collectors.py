@@ -20,20 +20,26 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 Ask = Callable[[], Mapping[str, float]]
 
 OTHER = "other"
-_CLEAN = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_CLEAN = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+_LONGEST = 64
 _MOST_VALUES = 64
 
 
-def clean(value: str, *, known: int) -> bool:
+def clean(value: str, *, known: int, longest: int = _LONGEST, most: int = _MOST_VALUES) -> bool:
     """Whether a value that was not seen before may become one of a label that has ``known`` values already."""
-    return known < _MOST_VALUES and _CLEAN.fullmatch(value) is not None
+    return known < most and len(value) <= longest and _CLEAN.fullmatch(value) is not None
 
 
 class Tally:
-    """A counter with one label. A value that is no plain word, or comes after the 64th, is counted as ``other``."""
+    """A counter with one label. A value that is no plain word of so many characters, or comes after so many others, is
+    counted as ``other``.
+    """
 
-    def __init__(self, name: str, meaning: str, label: str) -> None:
+    def __init__(
+        self, name: str, meaning: str, label: str, *, longest: int = _LONGEST, most: int = _MOST_VALUES
+    ) -> None:
         self._name, self._meaning, self._label = name, meaning, label
+        self._longest, self._most = longest, most
         self._counts: dict[str | int, int] = {}
         self._created: dict[str | int, float] = {}
 
@@ -46,7 +52,7 @@ class Tally:
 
     def _add_new(self, value: str | int, count: int) -> None:
         known = len(self._counts.keys() - {OTHER})
-        counted = value if clean(str(value), known=known) else OTHER
+        counted = value if clean(str(value), known=known, longest=self._longest, most=self._most) else OTHER
         self._counts[counted] = self._counts.get(counted, 0) + count
         self._created.setdefault(counted, time.time())
 

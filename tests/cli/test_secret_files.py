@@ -217,3 +217,14 @@ async def test_the_folder_is_watched(tmp_path: Path) -> None:
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watching
+
+
+async def test_a_secret_that_gets_another_owner_is_a_change(tmp_path: Path) -> None:
+    """The value is the same, but not everybody may sign with it any more: the log says so by name."""
+    (tmp_path / "next").write_bytes(b"value")
+    live = LiveSecrets(folder=tmp_path)
+    (tmp_path / "next").rename(tmp_path / "1eb65fdf-9643-417f-9974-ad72cae0e10f.next")
+    with capture_logs() as logs:
+        await live.refresh()
+    (line,) = logs
+    assert (line["added"], line["removed"]) == (["1eb65fdf-9643-417f-9974-ad72cae0e10f.next"], ["next"])

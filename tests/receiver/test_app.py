@@ -319,7 +319,7 @@ async def test_one_line_says_what_was_accepted(bench: Bench) -> None:
         "type": "webex.meeting.started.v1",
         "topic": "meetings",
         "quarantined": False,
-        "secret": "new",
+        "signed_by": "new",
     }
 
 

@@ -17,8 +17,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 
+from service.receiver.direct import PIPELINED
 from tests.receiver.guarded import Guarded, guarded
-from tests.receiver.wire import CANARY, LOOK, Wire, chunked, once, post, report
+from tests.receiver.wire import CANARY, LINE, LOOK, Wire, chunked, once, post, report
 
 WAYS = ["asgi", "direct"]
 
@@ -124,6 +125,12 @@ def test_100_continue_is_said_when_it_is_waited_for(server: Guarded) -> None:
     assert heard.statuses == [200, 100]
 
 
+def test_http_1_0_knows_no_100_continue(server: Guarded) -> None:
+    """Whoever speaks it would take it for the answer (RFC 9110 §10.1.1)."""
+    line = LINE.replace(b"1.1", b"1.0")
+    assert once(server.port, post(b"Expect: 100-continue", line=line)).statuses == [200]
+
+
 def test_a_client_that_has_sent_everything_gets_its_answers(server: Guarded) -> None:
     """It may close its half of the connection (``printf … | nc``)."""
     with Wire(server.port) as wire:
@@ -209,6 +216,25 @@ def test_a_connection_that_is_idle_is_closed(way: str, tmp_path: Path) -> None:
         assert (heard.statuses, heard.closed) == ([], True)
         assert 0.9 < heard.seconds < 2
         assert report(server.port)["refused"] == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_half_a_request_does_not_take_the_answers_with_it(way: str, tmp_path: Path) -> None:
+    """It has no deadline once the client has said that nothing more will come; the request before it has its answer due."""
+    with guarded(way, tmp_path, header_seconds=1.0) as server, Wire(server.port) as wire:
+        wire.send([post(b"X-Delay: 1.8") + LINE + b"Ho"])
+        wire.socket.shutdown(socket.SHUT_WR)
+        heard = wire.hear()
+
+    assert (heard.statuses, heard.closed) == ([200], True)
+
+
+def test_nobody_is_late_because_we_did_not_read(tmp_path: Path) -> None:
+    """No more is read while many wait for their answers: meanwhile the time of what was sent in good time stands still."""
+    many, pad = 4 * PIPELINED, b"x" * 2000
+    with guarded("direct", tmp_path, header_seconds=1.0, request_seconds=1.0) as server, Wire(server.port) as wire:
+        wire.send([post(b"X-Delay: 2")] + [post(body=pad) for _ in range(many - 1)])
+        assert wire.hear(replies=many).statuses == [200] * many
 
 
 @pytest.mark.parametrize("way", WAYS)

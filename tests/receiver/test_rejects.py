@@ -363,3 +363,14 @@ def test_it_is_cheap(desk: Desk) -> None:
         desk.refuse(source="192.0.2.7")
 
     assert (time.process_time() - before) / 10_000 < 20e-6
+
+
+async def test_a_foreign_line_is_left_out(tmp_path: Path) -> None:
+    """A time without a zone cannot be compared, and one such line must not keep all others from being read."""
+    desk = Desk(tmp_path)
+    desk.refuse(BODY)
+    kept = await desk.write()
+    line = (tmp_path / NEWER).read_bytes()
+    foreign = json.loads(line) | {"id": "00000000000f", "time": "2026-01-10T09:00:00", "last": "2026-01-10T09:00:00"}
+    (tmp_path / NEWER).write_bytes(json.dumps(foreign).encode() + b"\n" + line)
+    assert read_rejects(tmp_path, oldest=LONG_AGO) == kept

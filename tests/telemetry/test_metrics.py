@@ -252,3 +252,14 @@ def test_what_is_shown_is_described() -> None:
     described = {each.name for each in metrics.describe()}
 
     assert [name for name in shown if name not in described and not name.endswith("_created")] == []
+
+
+def test_each_secret_is_counted_under_its_own_name() -> None:
+    """An operator takes one away when its count stands still: none may hide among others, however long its name is."""
+    metrics = Metrics()
+    names = [f"{'Y2lzY29zcGFyazov' * 5}.{n}" for n in range(100)]
+    for name in names:
+        metrics.secret_matched(name)
+    shown = metrics.render()[0].decode()
+    assert all(f'webex_events_webhook_secrets_total{{secret="{name}"}} 1.0' in shown for name in names)
+    assert 'secret="other"' not in shown
