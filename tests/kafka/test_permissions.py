@@ -105,7 +105,9 @@ async def test_the_permissions_of_the_page_are_enough(
         complaints = [
             json.loads(each) for each in printed.splitlines() if re.search('"level": "(warning|error)"', each)
         ]
-        assert {each["event"] for each in complaints} == {"letter.written", "order.obeyed"}  # both were asked for
+        events = {each["event"] for each in complaints}
+        events.discard("consumer.begins_at_the_earliest")  # the receiver may have been quicker than the new group
+        assert events == {"letter.written", "order.obeyed"}  # both were asked for
         assert CANARY not in printed
 
 

@@ -128,7 +128,9 @@ LOOK = post(b"X-Look: 1", b"Connection: close")
 
 def report(port: int) -> dict[str, Any]:
     """What the server says of itself."""
-    return once(port, LOOK).replies[0].json
+    (reply,) = once(port, LOOK).replies
+    assert reply.status == 200, reply
+    return reply.json
 
 
 def _parsed(data: bytes) -> tuple[list[Reply], bytes]:
