@@ -108,8 +108,8 @@ def _with_atheris(run: Run) -> None:
 
     judge = Judge()
 
-    def mutator(data: bytes, _: int, seed: int) -> bytes:
-        return mutated(data, Random(seed))  # noqa: S311
+    def mutator(data: bytes, most: int, seed: int) -> bytes:
+        return mutated(data, Random(seed))[:most]  # noqa: S311
 
     # Its own alarm for hangs would end a slow process, whatever it does: ours is enough.
     options = [
