@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import select
 import subprocess
 import sys
@@ -13,12 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.receiver.wire import Wire, once, post
-
-
-def many_files() -> None:
-    """This process may hold as many sockets as the system lets it."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @dataclass

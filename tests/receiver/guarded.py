@@ -25,6 +25,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from service.cli.process_limits import prepare
 from service.receiver.answers import STORED, Answer
 from service.receiver.app import create_app
 from service.receiver.direct import Direct
@@ -175,9 +176,8 @@ def guarded(way: str, folder: Path, **limits: float) -> Iterator[Guarded]:
 
 
 def main(way: str, limits: str = "{}") -> None:
-    """Allow as many files as the system does, and serve."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Serve, with the limits of a process of the product."""
+    prepare()
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.stderr))
     uvloop.run(serve(way, GuardLimits(**json.loads(limits))))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.receiver.crowd import many_files, sending
+from service.cli.process_limits import prepare
+from tests.receiver.crowd import sending
 from tests.receiver.guarded import guarded
 from tests.receiver.wire import Wire, post, report
 
@@ -18,7 +19,7 @@ MIB = 1 << 20
 @pytest.mark.parametrize("way", ["asgi", "direct"])
 def test_idle_connections_starve_nobody(way: str, tmp_path: Path) -> None:
     """Two thousand of them, half of which have asked once and were answered: the others are served as ever."""
-    many_files()
+    prepare()
     with guarded(way, tmp_path) as server, ExitStack() as stack:
         before = report(server.port)["rss"]
         for number in range(2000):
@@ -39,7 +40,7 @@ def test_idle_connections_starve_nobody(way: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["asgi", "direct"])
 def test_one_address_cannot_have_them_all(way: str, tmp_path: Path) -> None:
     """With a cap for each source, a flood from one is turned away and a sender elsewhere is served."""
-    many_files()
+    prepare()
     with guarded(way, tmp_path, per_source=100, connections=150) as server, ExitStack() as stack:
         flood = [stack.enter_context(Wire(server.port)) for _ in range(1000)]
         with sending(server.port, source="127.0.0.2") as sender:

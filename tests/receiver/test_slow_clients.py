@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.receiver.crowd import many_files, sending
+from service.cli.process_limits import prepare
+from tests.receiver.crowd import sending
 from tests.receiver.guarded import guarded
 from tests.receiver.wire import HOST, LINE, Wire, bare, post, report
 
@@ -97,7 +98,7 @@ def slowly(clients: list[Slow], *, seconds: float) -> float:
 
 def test_slow_clients_are_cut_off_and_nobody_else_feels_it(tmp_path: Path) -> None:
     """Each shape within its time and with its answer, more than a thousand connections; the honest sender is served."""
-    many_files()
+    prepare()
     with contextlib.ExitStack() as stack:
         servers = {way: stack.enter_context(guarded(way, tmp_path)) for way in CROWD}
         with contextlib.ExitStack() as beside:

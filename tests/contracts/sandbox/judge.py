@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import httpx
 import pytest
 
 from tests.contracts.document import where
+from tests.ports import free_port
 
 _LOCKED = Path(__file__).parent / "prism"
 _CACHE = Path(__file__).parents[3] / ".cache"
@@ -86,7 +86,7 @@ def written_for_the_judge(folder: Path) -> Path:
 async def judging(document: Path, upstream: str) -> AsyncIterator[Judge]:
     """Prism in front of ``upstream``: whatever breaks the document is answered as an error and said."""
     program = await _installed()
-    port = _free_port()
+    port = free_port()
     arguments = ("proxy", "--errors", "--host", "127.0.0.1", "--port", str(port), str(document), upstream)
     process = await asyncio.create_subprocess_exec(
         "node", str(program), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -146,9 +146,3 @@ async def _install(folder: Path) -> None:
     )
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode(errors="replace")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
