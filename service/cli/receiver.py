@@ -23,9 +23,10 @@ from service.cli.secret_files import LiveSecrets
 from service.cli.serving import beside, bound, serving, url_of
 from service.cli.shutdown import REQUESTS, Step, Stop, unless_stopped
 from service.receiver.app import create_app
+from service.receiver.asgi import Asgi
+from service.receiver.connections import Connections, GuardLimits
 from service.receiver.direct import Direct
 from service.receiver.endpoint import Endpoint, understanding
-from service.receiver.guard import Connections, Guard, GuardLimits
 from service.receiver.rejects import Keeping, Rejects
 from service.receiver.tracing import Tracing
 from service.settings import Settings, require_secrets
@@ -60,9 +61,9 @@ async def public_listener(
     """The receiver's listener; gives its address."""
     rejects = _rejects(settings, live)
     endpoint = _endpoint(settings, bus, metrics, live, rejects)
-    connections = _connections(settings, metrics)
+    connections = _connections(settings, metrics, body_bytes=endpoint.limits.body_bytes)
     direct = partial(Direct, connections=connections, endpoint=endpoint)
-    protocol = direct if settings.receiver.direct else partial(Guard, connections=connections)
+    protocol = direct if settings.receiver.direct else partial(Asgi, connections=connections)
     app = create_app(endpoint, guarded=True)
     address = (settings.receiver.host, settings.receiver.port)
     async with contextlib.AsyncExitStack() as stack:
@@ -95,13 +96,13 @@ def _endpoint(settings: Settings, bus: Bus, metrics: Metrics, live: LiveSecrets,
     )
 
 
-def _connections(settings: Settings, metrics: Metrics) -> Connections:
+def _connections(settings: Settings, metrics: Metrics, *, body_bytes: int) -> Connections:
     receiver = settings.receiver
     most = room_for(receiver.max_connections)
     if most < receiver.max_connections:
         advice = "raise the limit of open files (ulimit -n, LimitNOFILE), or set RECEIVER__MAX_CONNECTIONS"
         structlog.get_logger().warning("receiver.few_files", connections=most, advice=advice)
-    limits = GuardLimits(connections=most, per_source=receiver.max_connections_per_source)
+    limits = GuardLimits(body_bytes, connections=most, per_source=receiver.max_connections_per_source)
     connections = Connections(observe=metrics, limits=limits)
     metrics.watch_connections(lambda: len(connections))
     return connections

@@ -15,11 +15,13 @@ from service.cli.endings import FAILED, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.printing import print_rows
 from service.cli.spans import Since, moment_of
-from service.core.diagnosis import MENDING
+from service.core.diagnosis import MENDING, Code
 from service.core.rejects import Reject
 from service.receiver.rejects_file import read_rejects
 from service.settings import Settings
 
+#: What a record may give as its reason or its diagnosis. Why the receiver refused it: either of the first two.
+_REASONS = tuple(dict.fromkeys(("badSignature", "wrongOwner", *Code)))
 _COLUMNS = ("id", "time", "count", "diagnosis", "reason", "source", "bodyBytes", "userAgent")
 
 rejects_app = typer.Typer(
@@ -47,6 +49,8 @@ def rejects_list(
     form: options.Output = None,
 ) -> None:
     """List what was refused, oldest first. The receiver may be running."""
+    if reason not in (None, *_REASONS):
+        end(f"There is no reason {reason!r}; there are: {', '.join(_REASONS)}", WRONG)
     settings, now = api_settings(), utc_now()
     found = _found(settings, oldest=_oldest(since, now, settings))
     kept = [each for each in found if reason is None or reason in (each.reason, each.diagnosis)]
@@ -66,6 +70,9 @@ def rejects_show(
 
 
 def _found(settings: Settings, *, oldest: datetime) -> list[Reject]:
+    """Ends with exit code 2 where there is no such folder, and with 1 where a file in it cannot be read."""
+    if not settings.journal.path.is_dir():
+        end(f"There is no folder {settings.journal.path}; WEBEX_EVENTS_JOURNAL__PATH names the receiver's.", WRONG)
     try:
         return read_rejects(settings.journal.path, oldest=oldest)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from stat import S_ISREG
@@ -29,7 +30,7 @@ def read_secret(file: Path) -> bytes:
         with file.open("rb") as stream:
             content = stream.read(_LONGEST + 1)
     except OSError as error:
-        raise _refused(f"{file} cannot be read ({type(error).__name__})") from None
+        raise _unreadable(file, error) from None
     secret = content.removesuffix(b"\n").removesuffix(b"\r") if content.endswith(b"\n") else content
     if not secret:
         raise _refused(f"{file} is empty")
@@ -58,14 +59,21 @@ def read_secrets(folder: Path) -> tuple[Secret, ...]:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        files = sorted(
-            each for each in folder.iterdir() if not each.name.startswith(".") and S_ISREG(each.stat().st_mode)
-        )
+        entries = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
     except OSError as error:
-        raise _refused(f"{folder} cannot be read ({type(error).__name__})") from None
+        raise _unreadable(folder, error) from None
+    files = list(filter(_may_be_secret, entries))
     if not 0 < len(files) <= _MOST:
         raise _refused(f"{folder} has {len(files)} files; 1 to {_MOST} secrets are expected")
     return files
+
+
+def _may_be_secret(file: Path) -> bool:
+    """It is a file; or nobody can tell, and reading it will say why."""
+    try:
+        return S_ISREG(file.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _merged(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
@@ -87,9 +95,20 @@ class LiveSecrets:
         self._folder = folder
         self._secrets = self._read()
         self._complaint = ""
+        self._taken = time.time()
         self._log = structlog.get_logger()
         if not self._secrets or not all(each.value for each in self._secrets):
             raise _refused("there is no secret to verify webhooks with")
+
+    @property
+    def refused(self) -> bool:
+        """What the folder holds now is no good, and the secrets before it are live."""
+        return bool(self._complaint)
+
+    @property
+    def taken(self) -> float:
+        """When the live secrets were read, in seconds since 1970."""
+        return self._taken
 
     def __call__(self) -> Sequence[Secret]:
         """The secrets that are live now; never empty, no value twice, and the same object until something changes."""
@@ -111,7 +130,7 @@ class LiveSecrets:
         if secrets != self._secrets:
             added, removed = _beyond(secrets, self._secrets), _beyond(self._secrets, secrets)
             self._log.info("secrets.changed", live=len(secrets), added=added, removed=removed)
-            self._secrets = secrets
+            self._secrets, self._taken = secrets, time.time()
         self._complaint = ""
 
     async def _settled(self) -> tuple[Secret, ...]:
@@ -144,3 +163,7 @@ def _beyond(secrets: Iterable[Secret], others: Iterable[Secret]) -> list[str]:
 
 def _refused(sentence: str) -> SettingsError:
     return SettingsError((Problem(sentence),))
+
+
+def _unreadable(path: Path, error: OSError) -> SettingsError:
+    return _refused(f"{path} cannot be read ({error.strerror})")

@@ -107,7 +107,10 @@ def signing_secret(settings: Settings, name: str | None = None) -> bytes:
 
 
 def _raw_header(text: str) -> tuple[bytes, bytes]:
-    name, _, value = text.encode("utf-8", "surrogateescape").partition(b":")
+    """Ends with exit code 2 where it is none."""
+    name, colon, value = text.encode("utf-8", "surrogateescape").partition(b":")
+    if not colon or not name.strip():
+        end(f'{text!r} is no header: write "Name: value"', WRONG)
     return name.strip().lower(), value.strip()
 
 

@@ -59,9 +59,17 @@ MENDING: Mapping[str, str] = {
     f"webex (only {WEBEX}).",
     Code.BODY_EMPTY: "Look for what reads the body before it gets here: a firewall, a function, a framework.",
     Code.BODY_ALTERED: "Let proxies and relays pass the body on byte by byte; the signature covers the bytes, not the JSON.",
-    Code.WRONG_SECRET: "Give the webhook and this service the same secret; `webhooks update` sets the one at Webex.",
+    Code.WRONG_SECRET: "Give the webhook and this service the same secret; `webhooks update` sets the one at Webex. "
+    "Where it is the same, compare body and signature with what Webex sent, byte by byte.",
     Code.UNDETERMINED: "Ask `webex-events signature verify` with the body and its headers: that one tries everything.",
 }
+
+
+#: What nobody can tell apart: one letter more or less gives another digest altogether.
+_NOTHING_FITS = (
+    "No live secret made this signature over this body: either another secret did, or the body or the signature was altered "
+    "on its way, and not in one of the usual ways."
+)
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -100,7 +108,7 @@ def _judged(body: bytes, headers: Headers, mode: SignatureMode, trial: _Trial) -
         or _empty(body)
         or _altered(body, claim, trial)
         or _nearly(body, claim, trial)
-        or Diagnosis(Code.WRONG_SECRET, "No live secret made this signature over this body.")
+        or Diagnosis(Code.WRONG_SECRET, _NOTHING_FITS)
     )
 
 

@@ -139,7 +139,7 @@ def _deciding(present: dict[str, bytes]) -> tuple[str, bytes]:
     header = present.get(WEBEX, b"")
     if (usual := _usual_sha512(header)) is not None:
         return "sha512", usual
-    claims = _webex_claims(header)
+    claims = _webex_claims(header) if header else {}
     if (spark := _digest(present.get(SPARK, b"").strip(), "sha1")) is not None:
         claims["sha1"] = spark
     for algorithm in _HEX_DIGITS:

@@ -7,7 +7,6 @@ is the same as by the application (``app.py``), which stays the definition of th
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,12 +14,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from service.receiver.answers import NO_SUCH_METHOD, NO_SUCH_ROUTE, Answer
+from service.receiver.connections import Connections
 from service.receiver.endpoint import PATH
-from service.receiver.guard import Connections, Guard, as_sent, rendered
+from service.receiver.guard import Guard, Place
 from service.receiver.request import Headers
-
-#: Requests of one connection that may wait for their answers before no more are read from it.
-PIPELINED = 32
 
 
 class Receiving(Protocol):
@@ -48,60 +45,12 @@ class Direct(Guard):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop, connections=connections)
         self._endpoint = endpoint
-        self._places: deque[_Place] = deque()
-        self._stamped: object = None
-        self._stamp = b""
 
-    def hand_on(self) -> None:
-        """Have the request answered, now or later."""
-        method = self.parser.get_method()
-        place = _Place(self, bodiless=method == b"HEAD")
-        elsewhere = NO_SUCH_ROUTE if self.path != PATH else NO_SUCH_METHOD if method != b"POST" else None
-        self._places.append(place)
-        if elsewhere is None:
-            self._endpoint.take(self.fields, b"".join(self.parts), place.take, self.source)
+    def hand_on(self, place: Place) -> None:
+        """To the endpoint, where it is for its route."""
+        if self.path != PATH:
+            place.take(self._endpoint.elsewhere(NO_SUCH_ROUTE))
+        elif self.method != b"POST":
+            place.take(self._endpoint.elsewhere(NO_SUCH_METHOD))
         else:
-            place.take(self._endpoint.elsewhere(elsewhere))
-        if len(self._places) >= PIPELINED and not self.transport.is_closing():
-            self.flow.pause_reading()
-
-    def send_answers(self) -> None:
-        """Send what is answered, in the order of the requests."""
-        places = self._places
-        while places and (answer := places[0].answer) is not None:
-            place = places.popleft()
-            if not self.transport.is_closing():
-                self._send(answer, bodiless=place.bodiless)
-            self.answered()
-        if self.flow.read_paused and len(places) < PIPELINED:
-            self.read_on()
-
-    def _send(self, answer: Answer, *, bodiless: bool) -> None:
-        self.server_state.total_requests += 1
-        self.transport.write(rendered(answer, self._defaults(), last=self.ends_here(), bodiless=bodiless))
-        if (b"connection", b"close") in answer.headers:
-            self._places.clear()  # whoever asked for more will not be answered
-            self.end()
-
-    def _defaults(self) -> bytes:
-        """The server's own headers; uvicorn makes a new list of them every second."""
-        headers = self.server_state.default_headers
-        if headers is not self._stamped:
-            self._stamped, self._stamp = headers, as_sent(headers)
-        return self._stamp
-
-
-class _Place:
-    """A request's place among those of its connection, kept until its answer is sent."""
-
-    __slots__ = ("_connection", "answer", "bodiless")
-
-    def __init__(self, connection: Direct, *, bodiless: bool) -> None:
-        self._connection = connection
-        self.answer: Answer | None = None
-        self.bodiless = bodiless
-
-    def take(self, answer: Answer) -> None:
-        """This is the answer."""
-        self.answer = answer
-        self._connection.send_answers()
+            self._endpoint.take(self.fields, b"".join(self.parts), place.take, self.source)

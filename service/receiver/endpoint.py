@@ -85,7 +85,8 @@ class Limits:
     publish_seconds: float = 4.5
     #: Events that may wait for durability side by side: what comes at 5 000/s in the two seconds after which the journal
     #: takes over from Kafka. An event with its hint has about 2 KiB, so they are well within the publisher's own 64 MiB;
-    #: and connections come to their cap first, unless requests are pipelined.
+    #: and connections come to their cap first, unless requests are pipelined. Where more come than can be stored, far fewer
+    #: may wait: service.receiver.admission.
     publishing: int = 10_000
     #: Seconds that the oldest of them may have waited: longer than the publisher takes for anybody (Kafka has two, and where
     #: the journal has failed two more). Then it keeps no promise at all, and whoever comes now would wait in vain. Less would
@@ -192,7 +193,7 @@ class Endpoint:
     def elsewhere(self, answer: Answer) -> Answer:
         """``answer``, which is for a request to another route, or with another method."""
         self._observe.webhook_answered(answer.status)
-        self._tell(self._log.info, "noSuchRoute", answer.status)
+        self._tell(self._log.info, "noSuchMethod" if answer.status == 405 else "noSuchRoute", answer.status)
         return answer
 
     def give_up(self, ticket: Ticket) -> Answer:

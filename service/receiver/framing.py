@@ -53,6 +53,14 @@ _DISGUISED = frozenset(
         *(b"x_webex_signature", b"x_webex-signature", b"x-webex_signature"),
     }
 )
+#: Methods of RTSP and ICE, which llhttp understands too. (Where such a protocol has a method of HTTP, as in ``GET / RTSP/1.0``,
+#: httptools does not tell that it was not HTTP of the same version, and so it is taken for that.)
+FOREIGN = frozenset(
+    {
+        *(b"ANNOUNCE", b"DESCRIBE", b"FLUSH", b"GET_PARAMETER", b"PAUSE", b"PLAY", b"RECORD", b"REDIRECT", b"SETUP"),
+        *(b"SET_PARAMETER", b"SOURCE", b"TEARDOWN"),
+    }
+)
 #: A request with one of these is looked at closely.
 UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"upgrade", b"expect", *_DISGUISED})
 #: RFC 3986: a name, an IPv4 or bracketed IPv6 address, perhaps a port; empty where the target has no authority.
@@ -75,6 +83,7 @@ def look_closely(fields: Sequence[tuple[bytes, bytes]], *, version: str, upgradi
     for name, count in Counter(name for name, _ in fields).items():
         if count > 1 and name in _ONCE:
             raise Cut(_ONCE[name])
+    # It might be ignored (RFC 9110 §7.8), but httptools takes the body, and all behind it, for another protocol's.
     if upgrading:
         raise Cut(Refusal.UPGRADE)
     expecting = False
@@ -91,6 +100,13 @@ def look_closely(fields: Sequence[tuple[bytes, bytes]], *, version: str, upgradi
     return expecting
 
 
+def told_by(error: Exception) -> Refusal:
+    """What the parser's own error means: it has a text, and no code."""
+    if "overflow" in str(error):
+        return Refusal.BODY_TOO_LARGE
+    return Refusal.VERSION if str(error) == "Invalid HTTP version" else Refusal.MALFORMED
+
+
 def _token(value: bytes) -> bytes:
     return value.strip().lower()
 
@@ -100,6 +116,12 @@ def valid_host(host: bytes | None) -> bytes:
     if host is None or _HOST.fullmatch(host) is None:
         raise Cut(Refusal.HOST)
     return host
+
+
+def as_written(target: bytes) -> tuple[bytes, bytes]:
+    """The path and the query of a target that has a path."""
+    url = httptools.parse_url(target)
+    return url.path, url.query or b""
 
 
 def path_of(target: bytes) -> str:

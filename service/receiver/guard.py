@@ -2,7 +2,8 @@
 
 :class:`Guard` sits between uvicorn and its parser. It collects a request, and hands it on only once it is complete and in
 order: no application waits for a slow body, sees a trailer, or hears of a client that hung up. Whatever is refused gets a
-problem document, after the answers that are still due, and from then on nothing is read on that connection.
+problem document, after the answers that are still due, and what comes then on that connection is thrown away. What becomes
+of a request is for a subclass to say (``direct.py``, ``asgi.py``); answers go out in the order of the requests.
 
 The caps are counted twice. Callbacks count what the parser has understood, since one read may bring many headers; and
 ``data_received`` counts bytes, since a header or a chunk extension without an end never reaches a callback.
@@ -11,126 +12,39 @@ The caps are counted twice. Callbacks count what the parser has understood, sinc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import socket
-import struct
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
 
 import httptools
-import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.core.errors import whereabouts
 from service.receiver import framing
 from service.receiver.answers import Answer, problem
+from service.receiver.connections import SWEEP, Connections
 from service.receiver.framing import Cut, Refusal
-from service.receiver.tracing import Sparing
+from service.receiver.sockets import bound_buffers, reset
 
-#: Seconds between two looks at the deadlines. A deadline is that much earlier than its limit says, so that none is late.
-SWEEP = 0.5
 #: A refused client may go on reading its answer for so long (s): closing while it still sends would destroy the answer.
 LINGER = 0.25
+#: As much as this of what it still sends is thrown away (bytes), so that its hang-up is heard; then nothing more is read.
+DISCARD = 16 * 1024
 #: Who does not read has so long (s) to take what was written: to a connection that is being closed, or too much to any.
 DRAIN = 5.0
-#: What the kernel may hold for a connection in each direction (bytes; Linux doubles it): requests and answers are small,
-#: and the default lets each client that does not read pin megabytes, and one that is refused push as much.
-#: Half as much, and a local proxy's 64 KiB would wait for TCP's timers (its segments are larger than the window): 0.6 s.
-KERNEL_BUFFER = 32 * 1024
 #: A sender who is turned away may come back after so long (s).
 RETRY_AFTER = 5
-
-
-@dataclass(frozen=True)
-class GuardLimits:
-    """Seconds, bytes and numbers that one connection, and all of them together, may take. 0 of a source: as many as of all."""
-
-    header_seconds: float = 5.0
-    request_seconds: float = 10.0
-    keep_alive_seconds: float = 75.0
-    request_line: int = 2048
-    fields: int = 64
-    header_bytes: int = 16 * 1024
-    body_bytes: int = 64 * 1024
-    connections: int = 4096
-    per_source: int = 0
+#: Requests of one connection that may wait for their answers before no more are read from it.
+PIPELINED = 32
 
 
 _IDLE, _HEAD, _BODY, _OVER = range(4)
 
 
-class Observer(Protocol):
-    """Counts what the guard does."""
-
-    def connection_refused(self, reason: str) -> None:
-        """A connection was cut off."""
-
-
-class Connections:
-    """The connections that are open, their caps and their deadlines. :meth:`keep` has to run beside the server."""
-
-    def __init__(
-        self, *, observe: Observer, limits: GuardLimits = GuardLimits(), clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.limits, self.clock = limits, clock
-        self._observe = observe
-        self._open: set[Guard] = set()
-        self._by_source: Counter[str] = Counter()
-        self._lines = Sparing(1, clock=clock)
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def admit(self, guard: Guard) -> Refusal | None:
-        """Count it in, unless there are too many."""
-        limits = self.limits
-        if len(self._open) >= limits.connections:
-            return Refusal.TOO_MANY
-        if limits.per_source and self._by_source[guard.source] >= limits.per_source:
-            return Refusal.TOO_MANY_FROM_SOURCE
-        self._open.add(guard)
-        self._by_source[guard.source] += 1
-        return None
-
-    def forget(self, guard: Guard) -> None:
-        """It is closed. One that was never admitted may be forgotten too."""
-        if guard not in self._open:
-            return
-        self._open.remove(guard)
-        self._by_source[guard.source] -= 1
-        if not self._by_source[guard.source]:
-            del self._by_source[guard.source]
-
-    async def keep(self) -> None:
-        """Cut off, again and again, those that are past a deadline. Never ends."""
-        while True:
-            await asyncio.sleep(SWEEP)
-            self.sweep()
-
-    def sweep(self) -> None:
-        """Cut off those that are past a deadline."""
-        now = self.clock()
-        for guard in [each for each in self._open if each.due <= now or each.drained_by <= now]:
-            guard.overdue(now)
-
-    def refused(self, reason: str, **more: object) -> None:
-        """Count it, and log one of them a second."""
-        self._observe.connection_refused(reason)
-        left_out = self._lines.left_out("")
-        if left_out is not None:
-            if left_out:
-                more["left_out"] = left_out
-            structlog.get_logger().warning("connection.refused", reason=reason, **more)
-
-
 class Guard(HttpToolsProtocol):
-    """One connection. uvicorn makes it, by ``functools.partial(Guard, connections=…)`` as ``Config(http=…)``."""
+    """One connection. uvicorn makes it, by ``functools.partial(…, connections=…)`` of a subclass as ``Config(http=…)``."""
 
     def __init__(
         self,
@@ -149,16 +63,20 @@ class Guard(HttpToolsProtocol):
         self.source = ""
         #: Requests that were handed on and are not answered.
         self.unanswered = 0
+        self._places: deque[Place] = deque()
         #: No request follows the one that is being received or answered.
         self.last = False
         self._stage = _IDLE
-        self._raw = 0
+        self._raw = self._discarded = 0
         self._refusal: Refusal | None = None
         self._expecting = False
         #: As they were before: most clients send one request again and again.
         self._known_host = self._known_target = b""
         self.path = ""
+        self.method = b""
         self._started = 0.0
+        self._stamped: object = None
+        self._stamp = b""
         self._begin()
 
     def _begin(self) -> None:
@@ -182,7 +100,7 @@ class Guard(HttpToolsProtocol):
             self._say(refusal)
             transport.close()
             return
-        _bound_kernel_buffers(transport)
+        bound_buffers(transport)
         self.due = self._clock() + self._limits.header_seconds - SWEEP
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -193,7 +111,9 @@ class Guard(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks for an answer, where uvicorn gives none
         """A client that has nothing more to send still gets the answers that are due."""
-        self._stage, self.last, self.due = _OVER, True, math.inf  # half a request has no deadline any more
+        self._stop_parsing()  # half a request has no deadline any more
+        if not self.unanswered:
+            self.end()
         return self.unanswered > 0
 
     def shutdown(self) -> None:
@@ -203,8 +123,6 @@ class Guard(HttpToolsProtocol):
             return  # its deadline runs
         if not self.unanswered:
             self.end()
-        elif self.cycle is not None:
-            super().shutdown()
 
     def end(self) -> None:
         """Close, and see to it that it does close."""
@@ -235,7 +153,7 @@ class Guard(HttpToolsProtocol):
         if self.drained_by <= now:
             if not self.transport.is_closing():
                 self._all.refused("answersUnread")
-            _reset(self.transport)
+            reset(self.transport)
         elif self.flow.read_paused and self.unanswered:
             self.due = now + self._limits.header_seconds  # it is us whom the rest of it waits for
         elif self._stage == _HEAD:
@@ -253,6 +171,7 @@ class Guard(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse, until something is wrong."""
         if self._stage == _OVER:
+            self._discard(len(data))
             return
         self._raw += len(data)
         try:
@@ -262,6 +181,11 @@ class Guard(HttpToolsProtocol):
         else:
             if self._raw > self._endless_head:
                 self._check_endless()
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > DISCARD and not self.transport.is_closing():
+            self.flow.pause_reading()
 
     def _check_endless(self) -> None:
         if self._stage == _BODY:
@@ -275,13 +199,13 @@ class Guard(HttpToolsProtocol):
         cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
         if isinstance(cause, Cut):
             if cause.refusal is None:
-                self._stop_reading()
+                self._stop_parsing()
             else:
                 self.refuse(cause.refusal)
         elif cause is None or isinstance(cause, httptools.HttpParserError):
-            self.refuse(Refusal.BODY_TOO_LARGE if "overflow" in str(error) else Refusal.MALFORMED)
+            self.refuse(framing.told_by(error))
         else:  # a bug of ours: who knows which answers are due
-            self._all.refused("bug", error=type(cause).__name__, at=whereabouts(cause))
+            self._all.failed(cause)
             self.end()
 
     def on_message_begin(self) -> None:
@@ -309,7 +233,9 @@ class Guard(HttpToolsProtocol):
         """Judge the request by its headers, before any of its body is kept."""
         if self._raw > self._limits.header_bytes:
             self._check_size()
-        fields, version = dict(self.fields), self.parser.get_http_version()
+        fields, version, self.method = dict(self.fields), self.parser.get_http_version(), self.parser.get_method()
+        if self.method != b"POST" and self.method in framing.FOREIGN:
+            raise Cut(Refusal.MALFORMED)
         if len(fields) < len(self.fields) or not framing.UNUSUAL.isdisjoint(fields):
             upgrading = self.parser.should_upgrade()
             self._expecting = framing.look_closely(self.fields, version=version, upgrading=upgrading)
@@ -326,9 +252,11 @@ class Guard(HttpToolsProtocol):
             raise Cut(Refusal.HEADERS_TOO_LARGE)
 
     def _await_body(self, version: str) -> None:
-        if version not in ("1.1", "1.0"):
-            raise Cut(Refusal.VERSION)
-        if version == "1.0" or not self.parser.should_keep_alive():
+        if version != "1.1":
+            if version != "1.0":
+                raise Cut(Refusal.VERSION)
+            self.last = True
+        elif not self.parser.should_keep_alive():
             self.last = True
         self._stage, self._raw, self._most_fields = _BODY, 0, -1
         self.due = self._started + self._limits.request_seconds
@@ -351,28 +279,45 @@ class Guard(HttpToolsProtocol):
         self._stage, self._raw, self._expecting = _IDLE, 0, False
         self.due = math.inf
         self.unanswered += 1
-        self.hand_on()
+        place = Place(self, self.method)
+        self._places.append(place)
+        self.hand_on(place)
+        if len(self._places) >= PIPELINED and not self.transport.is_closing():
+            self.flow.pause_reading()
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
-    def hand_on(self) -> None:
-        """Give the request to the application, as if it arrived now."""
-        super().on_message_begin()
-        super().on_url(self.target)
-        for name, value in self.fields:
-            super().on_header(name, value)
-        self.expect_100_continue = False  # that was done here
-        super().on_headers_complete()
-        if self.last:
-            self.cycle.keep_alive = False
-        super().on_body(b"".join(self.parts))
-        super().on_message_complete()
+    def hand_on(self, place: Place) -> None:
+        """Have the request answered, now or later.
 
-    def on_response_complete(self) -> None:
-        """The application has answered."""
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # ``due`` does it
-        self.answered()
+        It is this object's ``method``, ``path``, ``fields`` and ``parts``, until this returns.
+        """
+        raise NotImplementedError
+
+    def send_answers(self) -> None:
+        """Send what is answered, in the order of the requests."""
+        places = self._places
+        while places and (answer := places[0].answer) is not None:
+            place = places.popleft()
+            if not self.transport.is_closing():
+                self._send(answer, bodiless=place.method == b"HEAD")
+            self.answered()
+        if self.flow.read_paused and len(places) < PIPELINED:
+            self.read_on()
+
+    def _send(self, answer: Answer, *, bodiless: bool) -> None:
+        self.server_state.total_requests += 1
+        self.transport.write(rendered(answer, self._defaults(), last=self.ends_here(), bodiless=bodiless))
+        if (b"connection", b"close") in answer.headers:
+            self._places.clear()  # whoever asked for more will not be answered
+            self.end()
+
+    def _defaults(self) -> bytes:
+        """The server's own headers; uvicorn makes a new list of them every second."""
+        headers = self.server_state.default_headers
+        if headers is not self._stamped:
+            self._stamped, self._stamp = headers, as_sent(headers)
+        return self._stamp
 
     def ends_here(self) -> bool:
         """The answer that is due now is the last one."""
@@ -395,31 +340,46 @@ class Guard(HttpToolsProtocol):
             self._continue()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with a problem, once everything before is answered, and read no more."""
-        self._stop_reading()
+        """Answer with a problem, once everything before is answered, and look at nothing more."""
+        self._stop_parsing()
         self._all.refused(refusal.reason)
         if self.unanswered:
             self._refusal = refusal
         else:
             self._say(refusal)
 
-    def _stop_reading(self) -> None:
+    def _stop_parsing(self) -> None:
         self._stage, self.last = _OVER, True
         self.due = math.inf
-        if not self.transport.is_closing():
-            self.flow.pause_reading()
 
     def _say(self, refusal: Refusal) -> None:
-        """The last words. The client may read them while its own are no longer read."""
+        """The last words. The client may read them while its own are thrown away."""
         if self.transport.is_closing():
             return
         headers = ((b"retry-after", b"%d" % RETRY_AFTER),) if refusal.status == 503 else ()
         answer = problem(refusal.status, detail=refusal.detail, headers=headers)
-        self.transport.write(rendered(answer, as_sent(self.server_state.default_headers), last=True))
+        self.transport.write(rendered(answer, self._defaults(), last=True))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.flow.pause_reading()
         self.due = self._clock() + LINGER
+        if not self.flow.write_paused:
+            self.flow.resume_reading()  # else its hang-up would not be heard, and it would keep its place meanwhile
+
+
+class Place:
+    """A request's place among those of its connection, kept until its answer is sent."""
+
+    __slots__ = ("_connection", "answer", "method")
+
+    def __init__(self, connection: Guard, method: bytes) -> None:
+        self._connection = connection
+        self.answer: Answer | None = None
+        self.method = method
+
+    def take(self, answer: Answer) -> None:
+        """This is the answer."""
+        self.answer = answer
+        self._connection.send_answers()
 
 
 def rendered(answer: Answer, defaults: bytes, *, last: bool, bodiless: bool = False) -> bytes:
@@ -432,18 +392,3 @@ def rendered(answer: Answer, defaults: bytes, *, last: bool, bodiless: bool = Fa
 def as_sent(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are sent."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """Close, and have the kernel forget what the client does not read: it would go on offering it for minutes."""
-    with contextlib.suppress(OSError):
-        no_time = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
-    transport.abort()
-
-
-def _bound_kernel_buffers(transport: asyncio.Transport) -> None:
-    connection = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # gone already
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)

@@ -5,12 +5,15 @@ to the last and back; a ratio is that of a row to the yardstick of its own round
 
 ``--quick``: one round of a second a row; it shows that everything works, and its figures are worth little. ``--compare``: exit
 1 where a ratio is worse than the baseline's. With one of them, or with ``--only``, the small benchmarks do not run.
+
+Figures that are kept (``--json``, ``--write``) are those of a quiet machine: while it has other work, exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +33,18 @@ BASELINE = Path(__file__).with_name("baseline.json")
 #: By how much a ratio may be worse: repeated runs on a quiet machine differ by a twentieth.
 TOLERANCE = 0.10
 
+#: Processes that wanted a core in the last minute, at which the machine is not quiet.
+BUSY = 0.7
+
 #: The small benchmarks, which have a file each and print lines.
 PARTS = ("bench_core", "bench_publish", "bench_journal", "bench_drain")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure, show, write, compare; the exit code."""
+    if (arguments.json or arguments.write) and not arguments.busy and (load := os.getloadavg()[0]) > BUSY:
+        _say(f"The machine is busy (load {load:.1f}; {BUSY} at most): figures of it are not kept. Wait, or say --busy.")
+        return 2
     machine = facts()
     pin(OTHER_CORE)
     with broker_if(wanted=_wants_kafka(arguments.only)) as kafka:
@@ -99,6 +108,7 @@ def _parts() -> dict[str, list[str]]:
 
 def _command(arguments: argparse.Namespace) -> str:
     quick = " --quick" if arguments.quick else f" --rounds {arguments.rounds}"
+    quick += " --busy" if arguments.busy else ""
     return f"python -m tests.benchmarks{quick}{f' --only {arguments.only!r}' if arguments.only else ''}"
 
 
@@ -122,6 +132,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the markers of a document")
+    parser.add_argument("--busy", action="store_true", help="keep the figures of a busy machine, too")
     parser.add_argument(
         "--compare", action="store_true", help=f"with {BASELINE.name}; exit 1 where something is slower"
     )

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from service.core.diagnosis import Code, Diagnosis
+from service.core.errors import BadSignature
 from service.core.rejects import Refused, remembered, written
 from service.core.signature import sign
+from service.receiver.endpoint import WrongOwner
 from service.receiver.rejects_file import NEWER, OLDER
 from tests.cli.program import ANY_PORT, invoke, refusal, running
 
@@ -26,6 +28,10 @@ KEPT = [
     ("0000000000b2", Code.BODY_ALTERED, timedelta(hours=3)),
     ("0000000000c3", Code.WRONG_OWNER, timedelta(minutes=5)),
 ]
+
+
+#: Why it refuses, as its records and metrics say it.
+RECEIVERS_OWN = {each.__name__[0].lower() + each.__name__[1:] for each in (BadSignature, WrongOwner)}
 
 
 def line(id_: str, code: Code, ago: timedelta, *, bodies: bool = False) -> bytes:
@@ -61,7 +67,7 @@ def listed(folder: Path, *words: str) -> list[dict[str, Any]]:
         pytest.param(["--since", "30d"], ["a1", "b2", "c3"], id="never longer than they may be kept"),
         pytest.param(["--reason", "badSignature"], ["a1", "b2"], id="by reason"),
         pytest.param(["--reason", "bodyAltered"], ["b2"], id="by diagnosis"),
-        pytest.param(["--reason", "nothing"], [], id="none"),
+        pytest.param(["--reason", "bodyEmpty"], [], id="none"),
     ],
 )
 def test_list(data: Path, words: list[str], found: list[str]) -> None:
@@ -106,9 +112,32 @@ def test_none_of_that_id_is_1(data: Path) -> None:
     assert refusal(done, 1) == ["There is no refused request 0000000000ff in data; `rejects list` shows them."]
 
 
+@pytest.mark.parametrize("reason", ["nonsense", "", "WRONGSECRET"])
+def test_a_reason_that_is_none_is_2(data: Path, reason: str) -> None:
+    """Those that there are are shown: the receiver's own, and every diagnosis."""
+    (said,) = refusal(invoke("rejects", "list", "--reason", reason, folder=data.parent), 2)
+
+    assert said.startswith(f"There is no reason {reason!r}; there are: ")
+    assert {*RECEIVERS_OWN, *Code} == set(said.partition("there are: ")[2].split(", "))
+
+
 def test_nothing_was_refused(tmp_path: Path) -> None:
-    """No folder, no file: an empty list."""
+    """A folder without a file: an empty list."""
+    (tmp_path / "data").mkdir()
+
     assert listed(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "0000000000a1"]])
+@pytest.mark.parametrize("there", ["nothing", "a file"])
+def test_no_folder_is_2(tmp_path: Path, words: list[str], there: str) -> None:
+    """An empty list would say that nothing was refused; what names the folder is said."""
+    if there == "a file":
+        (tmp_path / "data").write_bytes(b"")
+
+    assert refusal(invoke("rejects", *words, folder=tmp_path), 2) == [
+        "There is no folder data; WEBEX_EVENTS_JOURNAL__PATH names the receiver's."
+    ]
 
 
 def test_a_file_that_cannot_be_read_is_1(data: Path) -> None:

@@ -107,6 +107,25 @@ def test_every_bad_file_is_named(tmp_path: Path) -> None:
     assert [str(problem) for problem in refused.value.problems] == [f"{tmp_path}/a is empty", f"{tmp_path}/c is empty"]
 
 
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A file by itself and with the reason; the folder only where it is the folder's fault."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").symlink_to("nowhere")
+    (tmp_path / "folder" / "b").symlink_to("b")
+    (tmp_path / "folder" / "c").write_bytes(b"x")
+    said = []
+    for folder in ("folder", "none"):
+        with pytest.raises(SettingsError) as refused:
+            read_secrets(tmp_path / folder)
+        said += [str(problem) for problem in refused.value.problems]
+
+    assert said == [
+        f"{tmp_path}/folder/a cannot be read (No such file or directory)",
+        f"{tmp_path}/folder/b cannot be read (Too many levels of symbolic links)",
+        f"{tmp_path}/none cannot be read (No such file or directory)",
+    ]
+
+
 @pytest.mark.parametrize("fixed", [(), (anybodys(b"", "a"),)], ids=["none", "an empty one"])
 def test_there_is_always_a_secret(fixed: tuple[Secret, ...]) -> None:
     """Without a secret nothing starts."""
@@ -151,10 +170,12 @@ async def test_a_bad_folder_changes_nothing(tmp_path: Path, damage: str) -> None
     if damage == "gone":
         folder.rmdir()
 
+    began = secrets.taken
     with capture_logs() as logs:
         await secrets.refresh()
         await secrets.refresh()
     kept = values(secrets)
+    assert (secrets.refused, secrets.taken) == (True, began)
     folder.mkdir(exist_ok=True)
     (folder / "b").write_bytes(b"new")
     (folder / "a").write_bytes(b"old")
@@ -165,6 +186,8 @@ async def test_a_bad_folder_changes_nothing(tmp_path: Path, damage: str) -> None
     assert [(line["event"], line["log_level"]) for line in logs] == [("secrets.kept", "error")]
     assert "canary" not in repr(logs)
     assert values(secrets) == [b"old", b"new"]
+    assert not secrets.refused
+    assert secrets.taken > began
 
 
 async def test_without_a_change_it_is_the_same_object(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_what_was_signed_is_verified(tmp_path: Path) -> None:
     [
         pytest.param(True, HEADERS, "bodyAltered", id="another body"),
         pytest.param(False, ["X-Spark-Signature: " + "0" * 40], "wrongSecret", id="another digest"),
-        pytest.param(False, ["X-Spark-Signature"], "signatureMissing", id="no value"),
+        pytest.param(False, ["X-Spark-Signature:"], "signatureMissing", id="no value"),
         pytest.param(False, ["Content-Type: application/json"], "signatureMissing", id="no signature"),
         pytest.param(
             False, [HEADERS[0], "X-Webex-Signature: SHA-256=" + "0" * 64], "wrongHeader", id="the strongest decides"
@@ -119,3 +119,23 @@ def test_a_body_that_cannot_be_read_is_2(tmp_path: Path) -> None:
     done = invoke("signature", "sign", "nothing.json", folder=tmp_path, settings={"WEBHOOK__SECRET": SECRET})
 
     assert refusal(done, 2) == ["nothing.json cannot be read (No such file or directory)"]
+
+
+@pytest.mark.parametrize("header", ["nonsense", ": 0a1b", " :", "\x1b[2J"])
+def test_a_header_that_is_none_is_2(tmp_path: Path, header: str) -> None:
+    """How one is written is said; nothing that steers a terminal is shown."""
+    done = invoke(
+        "signature", "verify", "-", "-H", header, folder=tmp_path, settings={"WEBHOOK__SECRET": SECRET}, stdin=b"x"
+    )
+
+    assert refusal(done, 2) == [f'{header!r} is no header: write "Name: value"']
+
+
+def test_a_secret_that_cannot_be_read_is_2(tmp_path: Path) -> None:
+    """The file is named and not its folder, and why it cannot be read."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "current").write_text(SECRET)
+    (tmp_path / "secrets" / "next").symlink_to("nowhere")
+    done = invoke("signature", "sign", "-", folder=tmp_path, settings={"WEBHOOK__SECRETS_DIR": "secrets"}, stdin=b"x")
+
+    assert refusal(done, 2) == ["secrets/next cannot be read (No such file or directory)"]

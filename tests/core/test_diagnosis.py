@@ -126,6 +126,29 @@ def test_a_body_that_was_altered(sent: bytes, arrived: bytes, what: str) -> None
     assert ("current" in found.sentence) == bool(what)
 
 
+def _one_letter_more(text: bytes) -> bytes:
+    return text[:-1] + (b"0" if text[-1:] != b"0" else b"1")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        pytest.param(SENT.replace(b'"a"', b'"b"'), signed(), id="a letter of the body"),
+        pytest.param(SENT, [spark(_one_letter_more(HEX1))], id="a letter of the signature"),
+        pytest.param(SENT, signed(key=b"nobody knows this"), id="another secret"),
+    ],
+)
+def test_what_nobody_can_tell_apart(body: bytes, headers: Pairs) -> None:
+    """All that may have happened is named, and what to do about each."""
+    found = diagnose(body, headers, secrets=LIVE, mode=AUTO)
+
+    assert found.code is Code.WRONG_SECRET
+    assert "another secret" in found.sentence
+    assert "the body or the signature was altered" in found.sentence
+    assert "same secret" in found.mending
+    assert "byte by byte" in found.mending
+
+
 #: Those that every program can read: with half a surrogate pair it is for each to say what becomes of it.
 READABLE = sorted(each.name for each in SAMPLES.glob("meeting*.json") if "surrogate" not in each.name)
 

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from service.receiver.app import create_app
+from service.receiver.asgi import Asgi
+from service.receiver.connections import Connections, GuardLimits
 from service.receiver.direct import Direct
 from service.receiver.endpoint import Endpoint
-from service.receiver.guard import Connections, Guard
 from service.telemetry.metrics import Metrics
 from tests.servers import running
 
@@ -56,8 +57,8 @@ async def judged(url: str, *options: str, secret: bytes, requests: int, folder: 
 @contextlib.asynccontextmanager
 async def served(endpoint: Endpoint, *, direct: bool) -> AsyncIterator[str]:
     """Its URL: on a real socket and through the guard, to the application or past it."""
-    connections = Connections(observe=Metrics())
-    protocol = partial(Direct, endpoint=endpoint) if direct else Guard
+    connections = Connections(observe=Metrics(), limits=GuardLimits(endpoint.limits.body_bytes))
+    protocol = partial(Direct, endpoint=endpoint) if direct else Asgi
     keeping = [asyncio.ensure_future(each.keep()) for each in (connections, endpoint)]
     try:
         async with running(create_app(endpoint), protocol=partial(protocol, connections=connections)) as url:

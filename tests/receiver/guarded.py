@@ -28,9 +28,10 @@ import uvloop
 from service.cli.process_limits import prepare
 from service.receiver.answers import STORED, Answer
 from service.receiver.app import create_app
+from service.receiver.asgi import Asgi
+from service.receiver.connections import Connections, GuardLimits
 from service.receiver.direct import Direct
 from service.receiver.endpoint import Endpoint, Limits
-from service.receiver.guard import Connections, Guard, GuardLimits
 from tests.servers import _Server as UvicornServer
 
 Answering = Callable[[Answer], None]
@@ -97,7 +98,7 @@ async def serve(way: str, limits: GuardLimits) -> None:
     connections = Connections(observe=counts, limits=limits)
     endpoint = TakesAll(lambda: {"refused": counts.refused, "connections": len(connections), **measured()})
     protocol = {
-        "asgi": partial(Guard, connections=connections),
+        "asgi": partial(Asgi, connections=connections),
         "direct": partial(Direct, connections=connections, endpoint=endpoint),
         "bare": "httptools",
     }[way]
@@ -113,7 +114,8 @@ async def serve(way: str, limits: GuardLimits) -> None:
         proxy_headers=False,
         ws="none",
         timeout_graceful_shutdown=14,
-        timeout_keep_alive=1,  # uvicorn's own timer, which must not matter
+        timeout_keep_alive=0.2,  # type: ignore[arg-type] # it takes fractions
+        # uvicorn's own timer, which must not matter
     )
     server = UvicornServer(config)
     serving = asyncio.create_task(server.serve())
@@ -148,6 +150,7 @@ def measured() -> dict[str, Any]:
 class Guarded:
     """A running server process."""
 
+    way: str
     port: int
     process: subprocess.Popen[str]
     log: Path
@@ -169,7 +172,7 @@ def guarded(way: str, folder: Path, **limits: float) -> Iterator[Guarded]:
     ):
         try:
             assert process.stdout is not None
-            yield Guarded(json.loads(process.stdout.readline())["port"], process, log)
+            yield Guarded(way, json.loads(process.stdout.readline())["port"], process, log)
         finally:
             process.terminate()
             process.wait(20)
@@ -179,7 +182,7 @@ def main(way: str, limits: str = "{}") -> None:
     """Serve, with the limits of a process of the product."""
     prepare()
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.stderr))
-    uvloop.run(serve(way, GuardLimits(**json.loads(limits))))
+    uvloop.run(serve(way, GuardLimits(Limits().body_bytes, **json.loads(limits))))
 
 
 if __name__ == "__main__":

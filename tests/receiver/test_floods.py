@@ -27,12 +27,12 @@ def test_idle_connections_starve_nobody(way: str, tmp_path: Path) -> None:
             if number % 2:  # an idle one that never asked is cut off after 5 s
                 assert wire.ask(post(), replies=1).statuses == [200]
         with sending(server.port) as sender:
-            time.sleep(2)
+            time.sleep(1)
             now = report(server.port)
 
         assert now["connections"] >= 1000
         assert now["rss"] - before <= 64 * MIB
-        assert len(sender.seconds) > 80
+        assert len(sender.seconds) > 35
         assert sender.rate >= 0.99
         assert sender.p99 <= 0.5
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -72,15 +74,29 @@ REFUSED = [
     pytest.param(post(line=b"POST /a\x01b HTTP/1.1\r\n"), 400, id="a control character in the target"),
     pytest.param(post(line=b"POST /\xc3\xa4 HTTP/1.1\r\n"), 400, id="a target that is not ASCII"),
     pytest.param(post(line=b"POST webhooks/webex HTTP/1.1\r\n"), 400, id="a relative target"),
+    pytest.param(post(line=b"POST http://receiver/else HTTP/1.1\r\n"), 404, id="a whole URL of another path"),
+    pytest.param(post(line=b"POST http:/" + PATH + b" HTTP/1.1\r\n"), 404, id="a whole URL whose host is the path"),
+    pytest.param(post(line=b"POST //receiver" + PATH + b" HTTP/1.1\r\n"), 404, id="a URL without a scheme"),
+    pytest.param(post(line=b"POST /%2577ebhooks/webex HTTP/1.1\r\n"), 404, id="a letter encoded twice"),
     pytest.param(post(line=b"OPTIONS http://receiver HTTP/1.1\r\n"), 400, id="a target without a path"),
     pytest.param(post(line=b"OPTIONS * HTTP/1.1\r\n"), 404, id="a target that is a star"),
     pytest.param(bare(line=b"CONNECT receiver:443 HTTP/1.1\r\n"), 400, id="CONNECT"),
     pytest.param(post(line=LINE.replace(b"POST", b"post")), 400, id="a method in lower case"),
     pytest.param(post(line=LINE.replace(b"POST", b"BREW")), 400, id="an unknown method"),
-    pytest.param(post(line=LINE.replace(b"1.1", b"1.2")), 400, id="HTTP/1.2"),
+    pytest.param(post(line=LINE.replace(b"1.1", b"1.2")), 505, id="HTTP/1.2"),
+    pytest.param(post(line=LINE.replace(b"1.1", b"3.0")), 505, id="HTTP/3.0"),
+    pytest.param(post(line=LINE.replace(b"1.1", b"1.")), 400, id="half a version"),
+    pytest.param(post(line=LINE.replace(b"1.1", b"1.10")), 400, id="HTTP/1.10"),
     pytest.param(post(line=LINE.replace(b"1.1", b"2.0")), 505, id="HTTP/2.0"),
     pytest.param(post(line=LINE.replace(b"1.1", b"0.9")), 505, id="HTTP/0.9"),
     pytest.param(post(line=LINE.replace(b"HTTP", b"http")), 400, id="http in lower case"),
+    pytest.param(post(line=b"DESCRIBE " + PATH + b" RTSP/1.0\r\n"), 400, id="RTSP"),
+    pytest.param(post(line=b"SETUP " + PATH + b" RTSP/2.0\r\n"), 400, id="RTSP/2.0"),
+    pytest.param(post(line=b"DESCRIBE " + PATH + b" HTTP/1.1\r\n"), 400, id="a method of RTSP"),
+    pytest.param(post(line=b"SOURCE " + PATH + b" ICE/1.0\r\n"), 400, id="ICE"),
+    pytest.param(post(line=b"SOURCE " + PATH + b" HTTP/1.1\r\n"), 400, id="a method of ICE"),
+    pytest.param(post(line=LINE.replace(b"HTTP", b"ICE")), 400, id="a method of HTTP in ICE"),
+    pytest.param(post(line=LINE.replace(b"HTTP/1.1", b"RTSP/2.0")), 505, id="a method of HTTP in RTSP/2.0"),
     pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="the preface of HTTP/2"),
     pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), 400, id="TLS"),
     # who is meant, and who says so
@@ -135,7 +151,11 @@ TAKEN = [
     pytest.param(post(line=b"POST " + PATH + b"?" + b"x" * 2000 + b" HTTP/1.1\r\n"), 2, id="a target of 2015 bytes"),
     pytest.param(post(line=b"POST  " + PATH + b" HTTP/1.1\r\n"), 2, id="two spaces, which llhttp takes for one"),
     pytest.param(post(line=b"POST http://receiver" + PATH + b" HTTP/1.1\r\n"), 2, id="a whole URL"),
+    pytest.param(post(line=b"POST http://other:8080" + PATH + b"?a=b HTTP/1.1\r\n"), 2, id="a whole URL with a port"),
+    pytest.param(post(line=b"POST HTTPS://RECEIVER" + PATH + b" HTTP/1.1\r\n"), 2, id="a whole URL in capitals"),
     pytest.param(post(line=b"POST /webhooks/web%65x HTTP/1.1\r\n"), 2, id="an encoded letter"),
+    pytest.param(post(line=b"POST http://receiver/%77ebhooks/webex HTTP/1.1\r\n"), 2, id="a whole URL, encoded"),
+    pytest.param(post(line=LINE.replace(b"HTTP", b"RTSP")), 2, id="RTSP/1.1, which httptools gives as HTTP/1.1"),
     pytest.param(post(*[b"X-%d: x" % number for number in range(62)]), 2, id="64 fields"),
     pytest.param(post(b"X-Long: " + b"x" * 16_000), 2, id="a header of nearly 16 KiB"),
     pytest.param(post(SPARK, WEBEX), 2, id="both signatures"),
@@ -162,10 +182,28 @@ def in_odd_pieces(request: bytes) -> Iterator[bytes]:
     yield from (request[at : at + 1021] for at in range(0, len(request), 1021))
 
 
-@pytest.fixture(scope="module", params=["asgi", "direct"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    with guarded(request.param, tmp_path_factory.mktemp("guarded")) as server:
-        yield server
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Guarded]]:
+    """Of both ways."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with guarded("asgi", folder) as asgi, guarded("direct", folder) as direct:
+        yield [asgi, direct]
+
+
+def asked(servers: list[Guarded], request: bytes) -> dict[str, Heard]:
+    """By way and split, all side by side."""
+    splits: list[Callable[[bytes], Iterator[bytes]]] = [in_one, byte_by_byte, in_odd_pieces]
+    with ThreadPoolExecutor() as pool:
+        heard = {
+            f"{server.way}, {split.__name__}": pool.submit(once, server.port, *split(request))
+            for server, split in itertools.product(servers, splits)
+        }
+    return {name: each.result() for name, each in heard.items()}
+
+
+def canaries(servers: list[Guarded]) -> list[int]:
+    """How many each has taken."""
+    return [report(server.port)["canaries"] for server in servers]
 
 
 def check_refused(heard: Heard, status: int) -> None:
@@ -179,27 +217,20 @@ def check_refused(heard: Heard, status: int) -> None:
     assert reply.json.keys() <= {"type", "title", "status", "detail"}
 
 
-@pytest.mark.parametrize("split", [in_one, byte_by_byte, in_odd_pieces])
 @pytest.mark.parametrize(("request_", "status"), REFUSED)
-def test_what_is_ambiguous_or_too_large_is_refused(
-    server: Guarded, request_: bytes, status: int, split: object
-) -> None:
-    """The refusal is a problem document; the canary behind the request is never looked at, and nothing is left behind."""
-    assert callable(split)
-    before = report(server.port)["canaries"]
-    heard = once(server.port, *split(request_ + CANARY))
+def test_what_is_ambiguous_or_too_large_is_refused(servers: list[Guarded], request_: bytes, status: int) -> None:
+    """By a problem document, however it is split; the canary behind the request is never looked at."""
+    before = canaries(servers)
+    for heard in asked(servers, request_ + CANARY).values():
+        check_refused(heard, status)
 
-    check_refused(heard, status)
-    assert report(server.port)["canaries"] == before
+    assert canaries(servers) == before
 
 
-@pytest.mark.parametrize("split", [in_one, byte_by_byte, in_odd_pieces])
 @pytest.mark.parametrize(("request_", "size"), TAKEN)
-def test_what_is_in_order_is_taken(server: Guarded, request_: bytes, size: int, split: object) -> None:
+def test_what_is_in_order_is_taken(servers: list[Guarded], request_: bytes, size: int) -> None:
     """However it is split; and so is what comes behind it."""
-    assert callable(split)
-    heard = once(server.port, *split(request_ + post(b"Connection: close", body=b"next")))
-
-    assert heard.statuses == [200, 200]
-    assert [reply.json["body"] for reply in heard.replies] == [size, 4]
-    assert heard.closed
+    for name, heard in asked(servers, request_ + post(b"Connection: close", body=b"next")).items():
+        assert heard.statuses == [200, 200], name
+        assert [reply.json["body"] for reply in heard.replies] == [size, 4]
+        assert heard.closed

@@ -164,10 +164,10 @@ async def test_no_request_gets_an_answer_that_breaks_the_document(direct: bool, 
     """Right and wrong requests, signed and not, over a socket and through the guard: only answers that the document knows."""
     bench = Bench()
     async with served(bench.endpoint(), direct=direct) as url:
-        code, said = await judged(url, secret=SECRET, requests=300, folder=tmp_path)
+        code, said = await judged(url, secret=SECRET, requests=100, folder=tmp_path)
     assert code == 0, said[-12_000:]
     assert "Tested: 1" in said
-    assert len(bench.publisher.batches) > 100
+    assert len(bench.publisher.batches) > 30
 
 
 @pytest.mark.usefixtures("_schemathesis")

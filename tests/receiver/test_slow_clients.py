@@ -15,10 +15,12 @@ from tests.receiver.crowd import sending
 from tests.receiver.guarded import guarded
 from tests.receiver.wire import HOST, LINE, Wire, bare, post, report
 
-#: Every slow connection is gone after so long (s): the deadline for a request, and the time to take its answer.
-GONE = 11.0
+#: Deadlines (s): a part of the shipped ones.
+LIMITS = {"header_seconds": 2.0, "request_seconds": 4.0}
+#: With them, every slow connection is gone after so long (s): the time to take an answer is the longest.
+GONE = 7.0
 #: Connections of each shape.
-CROWD = {"direct": 170, "asgi": 20}
+CROWD = {"direct": 130, "asgi": 15}
 
 
 def drip(text: bytes) -> Callable[[int], bytes]:
@@ -28,22 +30,29 @@ def drip(text: bytes) -> Callable[[int], bytes]:
 
 @dataclass(frozen=True)
 class Shape:
-    """A way to be slow: what is sent at once, what is sent in each second, and within which time (s) it is cut off, how."""
+    """A way to be slow: what is sent at once, what is sent in each second, and within which time (s) it is cut off, how.
+
+    And whether it reads, and whether it says that nothing more will come.
+    """
 
     first: bytes
     then: Callable[[int], bytes]
     limit: float
     statuses: list[int]
     reads: bool = True
+    ends: bool = False
 
 
 SHAPES = {
-    "nothing": Shape(b"", lambda _: b"", 7.0, []),
-    "the request line": Shape(LINE[:1], drip(LINE[1:].strip()), 7.0, [408]),
-    "headers": Shape(LINE + HOST + b"X-Slow: ", drip(b"x"), 7.0, [408]),
-    "the body": Shape(post(body=b"x" * 1000)[:-990], drip(b"x"), GONE, [408]),
-    "chunks": Shape(bare(b"Transfer-Encoding: chunked"), lambda _: b"1\r\nx\r\n", GONE, [408]),
+    "nothing": Shape(b"", lambda _: b"", 3.5, []),
+    "the request line": Shape(LINE[:1], drip(LINE[1:].strip()), 3.5, [408]),
+    "headers": Shape(LINE + HOST + b"X-Slow: ", drip(b"x"), 3.5, [408]),
+    "the body": Shape(post(body=b"x" * 1000)[:-990], drip(b"x"), 5.5, [408]),
+    "chunks": Shape(bare(b"Transfer-Encoding: chunked"), lambda _: b"1\r\nx\r\n", 5.5, [408]),
     "answers": Shape(post(b"X-Pad: 50000") * 8, lambda _: b"", GONE, [], reads=False),
+    "an answer, after everything is said": Shape(
+        post(b"X-Pad: 100000"), lambda _: b"", GONE, [], reads=False, ends=True
+    ),
 }
 
 
@@ -54,6 +63,8 @@ class Slow(contextlib.AbstractContextManager["Slow"]):
         self.shape = shape
         self.wire = Wire(port, buffer=None if shape.reads else 2048)
         self.wire.send([shape.first])
+        if shape.ends:
+            self.wire.socket.shutdown(socket.SHUT_WR)
         self.ended: float | None = None
         self.statuses: list[int] = []
 
@@ -100,7 +111,7 @@ def test_slow_clients_are_cut_off_and_nobody_else_feels_it(tmp_path: Path) -> No
     """Each shape within its time and with its answer, more than a thousand connections; the honest sender is served."""
     prepare()
     with contextlib.ExitStack() as stack:
-        servers = {way: stack.enter_context(guarded(way, tmp_path)) for way in CROWD}
+        servers = {way: stack.enter_context(guarded(way, tmp_path, **LIMITS)) for way in CROWD}
         with contextlib.ExitStack() as beside:
             senders = [beside.enter_context(sending(server.port)) for server in servers.values()]
             clients = [
@@ -113,8 +124,9 @@ def test_slow_clients_are_cut_off_and_nobody_else_feels_it(tmp_path: Path) -> No
     for name, shape in SHAPES.items():
         check(name, shape, [client for client in clients if client.shape is shape], begun)
     for count, sender, each in zip(CROWD.values(), senders, left, strict=True):
-        assert len(sender.seconds) > 400
+        assert len(sender.seconds) > 200
         assert sender.rate >= 0.999
+        print(f"honest requests: p99 {sender.p99 * 1000:.1f} ms of {len(sender.seconds)}")  # noqa: T201 - shown by -rP
         assert sender.p99 <= 0.5  # 0.2 is the promise, for a machine that nobody else uses
         assert each["connections"] <= 3
         assert each["refused"]["nothingSent"] == count

@@ -14,9 +14,10 @@ import httpx
 from service.cli.serving import bound, serving, url_of
 from service.cli.shutdown import Stop
 from service.receiver.app import create_app
+from service.receiver.asgi import Asgi
+from service.receiver.connections import Connections, GuardLimits
 from service.receiver.direct import Direct
 from service.receiver.endpoint import Endpoint
-from service.receiver.guard import Connections, Guard
 from service.telemetry.metrics import Metrics
 from tests.receiver.conftest import kept
 
@@ -25,7 +26,7 @@ Protocol = Callable[..., asyncio.Protocol]
 #: Way → the protocol; none: uvicorn's own, without a guard.
 WAYS: dict[str, Callable[[Endpoint, Connections], Protocol | None]] = {
     "uvicorn": lambda endpoint, connections: None,
-    "guard": lambda endpoint, connections: partial(Guard, connections=connections),
+    "guard": lambda endpoint, connections: partial(Asgi, connections=connections),
     "direct": lambda endpoint, connections: partial(Direct, connections=connections, endpoint=endpoint),
 }
 
@@ -33,7 +34,7 @@ WAYS: dict[str, Callable[[Endpoint, Connections], Protocol | None]] = {
 @contextlib.asynccontextmanager
 async def listening(endpoint: Endpoint, way: str) -> AsyncIterator[str]:
     """Serve the endpoint on that way; gives the URL of its route."""
-    connections = Connections(observe=Metrics())
+    connections = Connections(observe=Metrics(), limits=GuardLimits(endpoint.limits.body_bytes))
     protocol = WAYS[way](endpoint, connections)
     app = create_app(endpoint, guarded=protocol is not None)
     with bound("127.0.0.1", 0, setting="PORT") as listener:

@@ -1,0 +1,70 @@
+"""The way through an ASGI application: it gets a request that is complete, and its answer is sent when it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from service.receiver.answers import Answer, problem
+from service.receiver.framing import as_written
+from service.receiver.guard import Guard, Place
+
+
+class Asgi(Guard):
+    """One connection. uvicorn makes it, by ``functools.partial(Asgi, connections=…)`` as ``Config(http=…)``.
+
+    The application is uvicorn's own. Its answers have a length; it hears of nobody who hangs up.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._waiting: deque[tuple[dict[str, Any], bytes, Place]] = deque()
+
+    def hand_on(self, place: Place) -> None:
+        """To the application, in a task that uvicorn waits for when it ends."""
+        self._waiting.append((self._scope(), b"".join(self.parts), place))
+        if len(self._waiting) == 1:
+            task = self.loop.create_task(self._ask_in_turn())
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _ask_in_turn(self) -> None:
+        """One after the other: behind an answer that closes nothing is asked."""
+        while self._waiting and not self.transport.is_closing():
+            await self._ask(*self._waiting[0])
+            self._waiting.popleft()
+
+    def _scope(self) -> dict[str, Any]:
+        path, query = as_written(self.target)
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": self.parser.get_http_version(),
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": self.method.decode("ascii"),
+            "root_path": "",
+            "path": self.path,
+            "raw_path": path,
+            "query_string": query,
+            "headers": self.fields,
+        }
+
+    async def _ask(self, scope: dict[str, Any], body: bytes, place: Place) -> None:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        try:
+            await self.app(scope, receive, send)
+            start, *parts = sent
+            answer = Answer(start["status"], tuple(start["headers"]), b"".join(part["body"] for part in parts))
+        except Exception as bug:  # noqa: BLE001 - the border: the other requests of this connection have answers due
+            self._all.failed(bug)
+            answer = problem(500)
+        place.take(answer)
