@@ -292,10 +292,15 @@ class CountingObserver:
         self.commands: list[tuple[str, str]] = []
         self.changes: list[str] = []
         self.stopped: dict[str, int] = {}
+        self.durations: list[tuple[str, float]] = []
 
     def looked(self, result: str) -> None:
         """A look ended."""
         self.looks.append(result)
+
+    def handled(self, what: str, seconds: float) -> None:
+        """What was asked for has ended."""
+        self.durations.append((what, seconds))
 
     def decided(self, outcome: str, count: int) -> None:
         """So many were decided."""

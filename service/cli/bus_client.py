@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
@@ -23,6 +24,7 @@ from service.bus.journal_file import FILE_NAME
 from service.bus.kafka import KafkaProducer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_follower import KafkaFollower
 from service.bus.publisher import KafkaFirstPublisher
 from service.bus.topics import Admin
 from service.cli.announcement import Announcement, read_announcement, withdrawn
@@ -51,6 +53,10 @@ BATCH_BYTES = 4 * 1024 * 1024
 CONNECT = 8.0
 ANSWER = 30.0
 
+#: Seconds between two looks for new partitions, and between two questions for new records of a running process.
+NEW_PARTITIONS = 10.0
+LOOK = 0.5
+
 #: Records have no earlier times, and Kafka is not asked for any.
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -65,6 +71,13 @@ class BusClient(Protocol):
 
     def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
         """Every record up to the end as it is at the call, oldest first; ``since``: of those written then or later.
+
+        Raises KafkaUnavailable, JournalError.
+        """
+
+    def follow(self, topics: Sequence[str], *, since: datetime | None) -> AsyncGenerator[Sequence[Received]]:
+        """What comes on these topics, also where there is one only later, in batches, and an empty one now and then; from
+        what was written at ``since`` on, else from now on. Ends where nobody but us could write.
 
         Raises KafkaUnavailable, JournalError.
         """
@@ -172,6 +185,19 @@ class _KafkaClient:
     def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
         return self._reader.read(topic, partition, since=since and max(since, _FIRST))
 
+    async def follow(self, topics: Sequence[str], *, since: datetime | None) -> AsyncGenerator[Sequence[Received]]:
+        async with KafkaFollower(connection=self._connection, topic_prefix=self._prefix) as follower:
+            await follower.follow(await self._counts(topics), since=since)
+            looked = time.monotonic()
+            while True:
+                yield await follower.poll()
+                if time.monotonic() - looked > NEW_PARTITIONS:
+                    looked = time.monotonic()
+                    await follower.follow(await self._counts(topics), since=_FIRST)
+
+    async def _counts(self, topics: Sequence[str]) -> dict[str, int]:
+        return {topic: len(await self.partitions(topic)) for topic in topics}
+
     async def publish(self, messages: Sequence[Message]) -> None:
         publisher = self._publisher or await self._started()
         for batch in batches(messages):
@@ -200,6 +226,11 @@ class _JournalClient:
 
     def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
         return self._reader.read(topic, partition, since=since)
+
+    async def follow(self, topics: Sequence[str], *, since: datetime | None) -> AsyncGenerator[Sequence[Received]]:
+        """Only what is there: as long as we have the journal nobody else does."""
+        for topic in topics if since is not None else ():
+            yield [record async for record in self.read(topic, PARTITION, since=since)]
 
     async def publish(self, messages: Sequence[Message]) -> None:
         for batch in batches(messages):
@@ -242,6 +273,22 @@ class _ListenerClient:
         except (httpx.HTTPError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise JournalError(f"the running process did not give its records ({type(error).__name__})") from None
         raise JournalError("the running process could not read all of its records")
+
+    async def follow(self, topics: Sequence[str], *, since: datetime | None) -> AsyncGenerator[Sequence[Received]]:
+        """Asked again and again. By time, because that is what can be asked; what was seen already is left out."""
+        begin = since or datetime.now(UTC)
+        moments, positions = dict.fromkeys(topics, begin), dict.fromkeys(topics, 0)
+        while True:
+            found = list[Received]()
+            for topic in topics:
+                async for record in self.read(topic, PARTITION, since=moments[topic]):
+                    if record.offset >= positions[topic]:
+                        moments[topic] = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+                        positions[topic] = record.offset + 1
+                        found.append(record)
+            yield found
+            if not found:
+                await asyncio.sleep(LOOK)
 
     async def publish(self, messages: Sequence[Message]) -> None:
         for batch in batches(messages):

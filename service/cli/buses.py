@@ -111,7 +111,7 @@ class _Kept:
 _NOTHING_KEPT = _Kept(missing="this role has no journal", deadline=WRITE_DEADLINE, buries=False)
 
 
-class _Undertaker:
+class Undertaker:
     """Makes the dead letters of what Kafka refuses, and tells ``metrics`` of them."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ async def _kafka_bus(settings: Settings, kept: _Kept, *, stop: Stop) -> AsyncIte
     kafka, journal = settings.kafka, kept.journal
     connection = kafka_connection(settings)
     producer = KafkaProducer(connection=connection, topic_prefix=kafka.topic_prefix)
-    bury = _Undertaker()
+    bury = Undertaker()
     letter = bury if kept.buries else None
     publisher = KafkaFirstPublisher(producer, journal, deadline=kept.deadline, letter=letter)
     consumer = partial(KafkaConsumer, connection=connection, topic_prefix=kafka.topic_prefix)

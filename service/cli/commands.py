@@ -21,16 +21,20 @@ from service.cli.clock import utc_now
 from service.cli.dev import DEV_SETTINGS, run_dev
 from service.cli.dlq import dlq_app
 from service.cli.endings import FAILED, NOT_NOW, WRONG, end
+from service.cli.events import events_app
 from service.cli.examples import Command, Group
+from service.cli.given import settings_of
 from service.cli.guests import guests_app
 from service.cli.journal import journal_app
+from service.cli.journal_drain import drain_app
 from service.cli.kafka_connection import kafka_connection, warning_of
 from service.cli.ledger import ledger_app
 from service.cli.operate import confirm_app, operate_app, release_app
 from service.cli.policy import policy_app
+from service.cli.probe import health_app
 from service.cli.rejects import rejects_app
 from service.cli.sandbox import serve_sandbox
-from service.cli.serve import run_role, serve_app, settings_of
+from service.cli.serve import run_role, serve_app
 from service.cli.signatures import signature_app, signing_secret
 from service.cli.trigger import TRIGGERED, fields_of, notification, send
 from service.cli.undo import registrants_app
@@ -58,9 +62,11 @@ app = typer.Typer(
         "webex-events trigger meetings.updated    send it a signed webhook, from another terminal\n"
         "webex-events serve receiver              the public endpoint\n"
         "webex-events serve processor             decide about registrants by the policy\n"
+        "webex-events health                      is the role beside us ready; for containers\n"
         "webex-events topics plan                 what `topics apply` would do to Kafka\n"
         "webex-events policy check policy.yaml    what is wrong with a policy, with line and column\n"
         "webex-events policy backtest new.yaml    who would be decided otherwise by another policy\n"
+        "webex-events events tail                 the events as they come, from Kafka or the journal\n"
         "webex-events dlq list                    what could not be done, and why\n"
         "webex-events rejects list                whose signature was refused, and why\n"
         "webex-events pause                       stop every write to Webex; `resume` takes it back\n"
@@ -87,11 +93,14 @@ app.add_typer(verbs_of("registration"), name="registration")
 app.add_typer(verbs_of("webhooks"), name="webhooks")
 app.add_typer(guests_app, name="guests")
 app.add_typer(auth_app, name="auth")
+app.add_typer(events_app, name="events")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(rejects_app, name="rejects")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(journal_app, name="journal")
 app.add_typer(operate_app)
+app.add_typer(health_app)
+journal_app.add_typer(drain_app)
 policy_app.add_typer(confirm_app)
 registrants_app.add_typer(release_app)
 

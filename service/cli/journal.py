@@ -26,8 +26,12 @@ _COLUMNS = ("group", "topic", "position", "waiting")
 
 journal_app = typer.Typer(
     cls=Group,
-    help="The journal as the bus: who reads it, and who does not any more.",
-    epilog="webex-events journal groups\nwebex-events journal forget OLD_GROUP",
+    help="The journal: as the bus, who reads it and who does not any more; behind Kafka, one whose receiver is no more.",
+    epilog=(
+        "webex-events journal groups\n"
+        "webex-events journal forget OLD_GROUP\n"
+        "webex-events journal drain /mnt/orphaned-journal"
+    ),
     no_args_is_help=True,
 )
 

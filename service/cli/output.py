@@ -78,7 +78,13 @@ def _list(items: Sequence[Mapping[str, Any]], columns: Sequence[str], widest: in
     rows = [[_short(name, _cell(item.get(name)), widest) for name in names] for item in items]
     widths = [max(map(_width, column)) for column in zip(names, *rows, strict=True)]
     for row in ([name.upper() for name in names], *rows):
-        yield "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield aligned(row, widths)
+
+
+def aligned(values: Sequence[Any], widths: Sequence[int]) -> str:
+    """One row of a table; what is wider than its column moves the others."""
+    cells = [_cell(value) for value in values]
+    return "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _object(value: Mapping[str, Any]) -> Iterator[str]:

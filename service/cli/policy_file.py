@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,18 @@ class LivePolicy:
         self._last = self._texts
         self._refused: Texts | None = None
         self._complaint = ""
+        self._taken = time.time()
         self._log = structlog.get_logger()
+
+    @property
+    def refused(self) -> bool:
+        """What the files hold now is no good, and the policy before it is in force."""
+        return bool(self._complaint)
+
+    @property
+    def taken(self) -> float:
+        """When the policy in force was read, in seconds since 1970."""
+        return self._taken
 
     def __call__(self) -> Policy:
         """The policy in force now."""
@@ -68,6 +80,7 @@ class LivePolicy:
 
     def _take(self, texts: Texts, policy: Policy) -> None:
         self._texts, self._policy, self._refused, self._complaint = texts, policy, None, ""
+        self._taken = time.time()
         self._log.info("policy.changed", policy=policy.version, paused=policy.paused, shadow=policy.shadow)
 
     def _complain(self, complaint: str) -> None:

@@ -16,6 +16,7 @@ from service.cli.serving import beside, bound, serving, url_of
 from service.cli.shutdown import PROBES, Step, Stop
 from service.settings import Settings
 from service.telemetry.admin import PrivateApp, add_routes, create_app
+from service.telemetry.lag import watch_lag
 from service.telemetry.metrics import Metrics
 from service.telemetry.records import record_routes
 
@@ -32,6 +33,7 @@ class PrivateListener:
     async def begin(self, *, stop: Stop) -> None:
         """Listen. Raises SettingsError."""
         await self._ends.enter_async_context(beside(self._health.keep(), stop=stop))
+        await self._ends.enter_async_context(beside(watch_lag(self._metrics.loop_was_late), stop=stop))
         address = (self._settings.admin.host, self._settings.admin.port)
         listener = self._ends.enter_context(bound(*address, setting="WEBEX_EVENTS_ADMIN__PORT"))
         probes = serving(self._app, listener, stop=stop, drain=1)

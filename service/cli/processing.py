@@ -74,6 +74,9 @@ async def processing(
     async with Step("calls", tenants(settings, found, wiring), limit=CALLS, stop=stop) as opened:
         for key, tenant in opened.items():
             _watch_budget(metrics, key, tenant.client.budget)
+            metrics.watch_token(key, tenant.token_ends)
+        if settings.policy.file:
+            metrics.watch_reload("policy", policy)
         plan = _Plan(settings, bus, metrics, policy, opened, progress)
         for loop in (*LOOPS, TAKING_IN_COMMANDS):
             progress.watch(loop, should=bus.healthy)  # without its bus it waits, and would wait after a restart

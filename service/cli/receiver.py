@@ -59,6 +59,8 @@ async def public_listener(
     settings: Settings, bus: Bus, metrics: Metrics, live: LiveSecrets, *, stop: Stop
 ) -> AsyncIterator[str]:
     """The receiver's listener; gives its address."""
+    if settings.webhook.secrets_dir:
+        metrics.watch_reload("secrets", live)
     rejects = _rejects(settings, live)
     endpoint = _endpoint(settings, bus, metrics, live, rejects)
     connections = _connections(settings, metrics, body_bytes=endpoint.limits.body_bytes)

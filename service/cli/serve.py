@@ -4,7 +4,6 @@ megabyte and each tenth of a second would be paid by every one of them.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,10 @@ import uvloop
 
 from service.cli.endings import FAILED, WRONG, end
 from service.cli.examples import Command, Group
+from service.cli.given import settings_of
 from service.cli.shutdown import Stop, Watchdog, stopped_by_signals
 from service.core.errors import EventProcessorError, PolicyError, SettingsError, whereabouts
-from service.settings import Settings, load
+from service.settings import Settings
 from service.telemetry.logging import configure
 
 serve_app = typer.Typer(
@@ -60,14 +60,6 @@ def processor() -> None:
 
 
 # --- how a role runs and ends -----------------------------------------------------------------------------------------
-
-
-def settings_of(overrides: Mapping[str, object] | None = None) -> Settings:
-    """The settings of a command. Ends the process with exit code 2 where they are wrong."""
-    try:
-        return load(os.environ, dotenv=Path(".env"), overrides=overrides)
-    except SettingsError as error:
-        end(str(error), WRONG)
 
 
 def run_role(

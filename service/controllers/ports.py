@@ -183,6 +183,9 @@ class Observer(Protocol):
     def looked(self, result: str) -> None:
         """A look ended: ``finished``, ``noRegistration``, ``notFound``, ``failed``."""
 
+    def handled(self, what: str, seconds: float) -> None:
+        """What an event (``look``) or a ``command`` asked for has ended, so long after it came."""
+
     def decided(self, outcome: str, count: int) -> None:
         """So many registrants were decided."""
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -148,6 +148,7 @@ class Worker:
             waiting.attempts = 0
             waiting.commands.pop(0)
             self._consumer.finish(record)
+            self._handled("command", datetime.fromtimestamp(record.timestamp / 1000, UTC))
             self._look_afterwards(waiting, command.operation)
         return None
 
@@ -165,6 +166,7 @@ class Worker:
         with self._sweep.looking(waiting.key, hinted=bool(waiting.hints)), _traced(task.traceparent):
             looked = await self._series.look(task)
         await self._settle(waiting)
+        self._handled("look", waiting.first)
         self._tell(task, looked)
         if looked.again is not None:
             self._backlog.mark(replace(task, full=False), delay=looked.again)  # it knows itself where all are needed
@@ -189,6 +191,10 @@ class Worker:
             registrants=looked.registrants,
             decided=looked.decided,
         )
+
+    def _handled(self, what: str, asked: datetime | None) -> None:
+        if asked is not None:
+            self._observer.handled(what, max(0.0, (self._now() - asked).total_seconds()))
 
     # --- failures -------------------------------------------------------------------------------------------------
 

@@ -6,18 +6,48 @@ organisations are those of the settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from service.telemetry.collectors import OTHER, Ask, Asked, Durations, Tally, clean
 
 #: Seconds. Kafka answers within milliseconds; at 2 s the journal takes over; at 4.5 s the receiver gives up.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
+
+#: Seconds. A call of Webex has 30 at most; its steps are the same for each operation, so they are few.
+_CALL_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+#: Seconds, up to a day: what was asked for may have to wait for Webex, for a person, or for another release of ours.
+_HANDLED_SECONDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 86400.0)
+
+#: Seconds. A timer of uvloop is a millisecond late of itself; a probe waits a few seconds for its answer.
+_LATE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+#: What the client library's own collector shows of a process, where the system tells it (Linux).
+_OF_PROCESS = (
+    ("process_cpu_seconds_total", "Processor time of the process"),
+    ("process_max_fds", "Files and sockets that the process may have open"),
+    ("process_open_fds", "Files and sockets that the process has open"),
+    ("process_resident_memory_bytes", "Memory of the process that is in RAM"),
+    ("process_start_time_seconds", "When the process began, in seconds since 1970"),
+    ("process_virtual_memory_bytes", "Address space of the process"),
+)
 
 
 class Metrics:
@@ -27,6 +57,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._described: dict[str, Description] = {}
         self._labels = _Labels()
+        self._add_reception()
+        self._add_work()
+        self._add_consumers()
+        self._add_webex()
+        self._add_program()
+
+    def _add_reception(self) -> None:
         self._webhooks = self._tally("webhooks", "Requests to the public listener by answer", "answer")
         self._refusals = self._tally("webhook_refusals", "Requests to the webhook's route refused by reason", "reason")
         # Operators retire a secret by this: each has to be seen under its own name, also one of an organisation's long id.
@@ -36,9 +73,11 @@ class Metrics:
         self._cut_off = self._tally("connections_refused", "Connections to the public listener cut off", "reason")
         self._published = self._tally("events_published", "Events made durable by topic", "topic")
         self._quarantined = self._tally("quarantined", "Signed notifications not understood, and kept", "reason")
+        self._seconds = self._durations("publish_seconds", "Seconds from a verified signature to durability", _SECONDS)
+
+    def _add_work(self) -> None:
         self._looks = self._tally("looks", "Looks at meetings by result", "result")
         self._decisions = self._tally("decisions", "Decisions about registrants", "outcome")
-        self._calls = self._counter("webex_calls", "Calls of the Webex API", "operation", "answer")
         self._found = self._tally("sweep_found", "What sweeps found that no webhook had told of", "what")
         self._letters = self._tally("dead_letters", "Records that went to the dead letters", "reason")
         self._letters_waiting = self._gauge(
@@ -48,21 +87,52 @@ class Metrics:
         self._changes = self._tally("meeting_rules", "What meeting rules did", "result")
         self._stopped = self._gauge("writes_stopped", "Organisations for which nothing is written to Webex", "reason")
         self._keys_parked = self._gauge("parked_keys", "Meetings that wait for another try after a failure")
-        self._seconds = self._durations("publish_seconds", "Seconds from a verified signature to durability")
-        self._entries = self._gauge("ledger_entries", "Entries of the ledger in memory by partition", "partition")
-        self._parked = self._gauge("organizations_parked", "Organisations whose token Webex does not accept")
+        meaning = "Seconds from an event or a command to the end of what it asked for"
+        self._handled = self._histogram("handled_seconds", meaning, _HANDLED_SECONDS, "what")
         self._depth = self._gauge("work_queue_depth", "Meetings that wait to be looked at")
+
+    def _add_consumers(self) -> None:
+        self._entries = self._gauge("ledger_entries", "Entries of the ledger in memory by partition", "partition")
         self._unfinished = self._gauge("consumer_unfinished_records", "Records read and not finished", "topic")
         self._lag = self._gauge("consumer_lag_records", "Records that are not finished, read or not", "topic")
         self._waiting = self._gauge(
             "consumer_waiting_seconds", "Seconds since a record was finished, while others wait", "topic"
         )
+        self._oldest = self._gauge(
+            "consumer_oldest_seconds", "Age of the oldest record that was read and is not finished", "topic"
+        )
+        self._partitions = self._gauge("consumer_partitions", "Partitions that this process reads", "topic")
+
+    def _add_webex(self) -> None:
+        self._calls = self._counter("webex_calls", "Calls of the Webex API", "operation", "answer")
+        meaning = "Seconds of calls of the Webex API"
+        self._call_seconds = self._histogram("webex_call_seconds", meaning, _CALL_SECONDS, "operation")
+        self._parked = self._gauge("organizations_parked", "Organisations whose token Webex does not accept")
         self._rate = self._gauge("webex_allowed_rate", "Calls of Webex per second that are allowed now", "organization")
         self._throttled = self._gauge(
             "webex_throttled_seconds", "Seconds until Webex may be called again", "organization"
         )
         self._circuit = self._gauge("webex_circuit_open", "1 while Webex does not answer", "organization")
         self._budgets: dict[str, dict[str, _Budget]] = {}
+        self._expiries: dict[str, Callable[[], float | None]] = {}
+        name = "webex_token_expiry_timestamp_seconds"
+        meaning = "When the access token ends, in seconds since 1970, where that is known"
+        self._asked(GaugeMetricFamily, name, meaning, "organization", self._token_ends)
+
+    def _add_program(self) -> None:
+        """Its version, its files, its event loop and its process."""
+        build = self._gauge("build_info", "1, with the versions of the program and of Python", "version", "python")
+        build.labels(_version(), platform.python_version()).set(1)
+        self._reload_refused = self._gauge(
+            "reload_refused", "1 while what its files hold now is refused, and what was read before is in force", "what"
+        )
+        self._reloaded = self._gauge(
+            "reloaded_timestamp_seconds", "When what is in force was read, in seconds since 1970", "what"
+        )
+        self._late = self._durations("event_loop_lag_seconds", "Seconds that timers come too late", _LATE_SECONDS)
+        ProcessCollector(namespace="webex_events", registry=self._registry)
+        for name, meaning in _OF_PROCESS:
+            self._named(name, meaning)
 
     def webhook_answered(self, status: int) -> None:
         """A request to the public listener got this answer."""
@@ -101,10 +171,19 @@ class Metrics:
         """So many registrants were decided."""
         self._decisions.add(outcome, count)
 
-    def webex_called(self, operation: str, status: int | None) -> None:
-        """A call of the Webex API was answered with ``status``; None where no answer came."""
-        answer = "none" if status is None else f"{status // 100}xx"
-        self._calls.labels(self._labels.bounded("operation", operation), answer).inc()
+    def webex_called(self, operation: str, status: int | None, seconds: float) -> None:
+        """A call of the Webex API was answered with ``status``, after so long; None where no answer came."""
+        label = self._labels.bounded("operation", operation)
+        self._calls.labels(label, _answer(status)).inc()
+        self._call_seconds.labels(label).observe(seconds)
+
+    def handled(self, what: str, seconds: float) -> None:
+        """What an event or a command asked for has ended, so long after it came."""
+        self._handled.labels(what).observe(seconds)
+
+    def loop_was_late(self, seconds: float) -> None:
+        """A timer of the event loop came so much too late."""
+        self._late.observe(seconds)
 
     def restored(self, partition: int, entries: int) -> None:
         """A partition of the ledger is in memory."""
@@ -196,6 +275,13 @@ class Metrics:
         self._unfinished.labels(topic).set_function(lambda: consumer.unfinished)
         self._lag.labels(topic).set_function(lambda: consumer.lag)
         self._waiting.labels(topic).set_function(lambda: consumer.waiting)
+        self._oldest.labels(topic).set_function(lambda: consumer.oldest)
+        self._partitions.labels(topic).set_function(lambda: consumer.partitions)
+
+    def watch_reload(self, what: str, source: ReloadState) -> None:
+        """Ask at every scrape what became of the files that are read again while we run."""
+        self._reload_refused.labels(what).set_function(lambda: source.refused)
+        self._reloaded.labels(what).set_function(lambda: source.taken)
 
     def watch_webex(
         self,
@@ -216,6 +302,19 @@ class Metrics:
         self._rate.labels(label).set_function(lambda: min(each.rate() for each in budgets.values()))
         self._throttled.labels(label).set_function(lambda: max(each.throttled_for() for each in budgets.values()))
         self._circuit.labels(label).set_function(lambda: float(any(each.circuit_open() for each in budgets.values())))
+
+    def watch_token(self, organization: str, expires: Callable[[], float | None]) -> None:
+        """Ask at every scrape when an organisation's access token ends (s since 1970); None: nobody knows."""
+        self._expiries[organization] = expires
+
+    def _token_ends(self) -> dict[str, float]:
+        """Those that share the label ``other`` show the earliest."""
+        found: dict[str, float] = {}
+        for organization, expires in self._expiries.items():
+            if (ends := expires()) is not None:
+                label = self._labels.bounded("organization", organization)
+                found[label] = min(ends, found.get(label, ends))
+        return found
 
     def render(self) -> tuple[bytes, str]:
         """The metrics in Prometheus' text format, and its content type."""
@@ -241,10 +340,13 @@ class Metrics:
         self._registry.register(tally)
         return tally
 
-    def _durations(self, name: str, meaning: str) -> Durations:
-        durations = Durations(self._named(name, meaning), meaning, _SECONDS)
+    def _durations(self, name: str, meaning: str, bounds: Sequence[float]) -> Durations:
+        durations = Durations(self._named(name, meaning), meaning, bounds)
         self._registry.register(durations)
         return durations
+
+    def _histogram(self, name: str, meaning: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(self._named(name, meaning, *labels), meaning, labels, buckets=bounds, registry=self._registry)
 
     def _asked(self, family: Callable[..., Any], name: str, meaning: str, label: str, ask: Ask) -> None:
         """A metric with one label, whose values are asked for at every scrape."""
@@ -275,7 +377,9 @@ class PublisherState(Protocol):
 
 
 class ConsumerState(Protocol):
-    """What a consumer says of itself: records read, and all, that are not finished; seconds without progress."""
+    """What a consumer says of itself: records read, and all, that are not finished; seconds without progress; the age (s) of
+    the oldest one read; and how many partitions it has.
+    """
 
     @property
     def unfinished(self) -> int: ...
@@ -283,6 +387,19 @@ class ConsumerState(Protocol):
     def lag(self) -> int: ...
     @property
     def waiting(self) -> float: ...
+    @property
+    def oldest(self) -> float: ...
+    @property
+    def partitions(self) -> int: ...
+
+
+class ReloadState(Protocol):
+    """What is read again while we run: whether its newest version is refused, and when that in force was read (s)."""
+
+    @property
+    def refused(self) -> bool: ...
+    @property
+    def taken(self) -> float: ...
 
 
 class JournalState(Protocol):
@@ -304,6 +421,20 @@ class JournalState(Protocol):
 
 def _number(ask: Callable[[], float]) -> float:
     return float(ask())
+
+
+def _answer(status: int | None) -> str:
+    """429 stands for itself: Webex was asked too much, and that is nobody's mistake in any one call."""
+    if status is None:
+        return "none"
+    return "429" if status == HTTPStatus.TOO_MANY_REQUESTS else f"{status // 100}xx"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("webex-event-processor")
+    except importlib.metadata.PackageNotFoundError:  # run from its sources, without having been installed
+        return "unknown"
 
 
 @dataclass(frozen=True)

@@ -75,14 +75,14 @@ class Clock:
 @dataclass(frozen=True)
 class Wiring:
     """How the client reaches the world. ``transport`` makes one pool of that many connections; ``traceparent`` is that of
-    the present call; ``observe`` is told the operation and status (None: no answer) of every call; ``circuit`` that the
-    circuit opened (true) or closed (false).
+    the present call; ``observe`` is told the operation, the status (None: no answer) and the seconds of every call;
+    ``circuit`` that the circuit opened (true) or closed (false).
     """
 
     transport: Callable[[int], httpx.AsyncBaseTransport] = lambda connections: Transport(connections=connections)
     timeouts: Timeouts = field(default_factory=Timeouts)
     traceparent: Callable[[], str | None] = lambda: None
-    observe: Callable[[str, int | None], None] = lambda _operation, _status: None
+    observe: Callable[[str, int | None, float], None] = lambda _operation, _status, _seconds: None
     circuit: Callable[[bool], None] = lambda _open: None
 
 
@@ -281,7 +281,7 @@ class WebexClient:
         )
 
     def _note(self, request: Request, outcome: Reply | WebexError, ours: str, seconds: float) -> None:
-        self._wiring.observe(request.operation, outcome.status)
+        self._wiring.observe(request.operation, outcome.status, seconds)
         self._log.debug(
             "webex.called",
             operation=request.operation,

@@ -34,3 +34,8 @@ class Tenant:
     def version(self) -> str:
         """Changes whenever an operator replaced the credential."""
         return self._credential.version()
+
+    def token_ends(self) -> float | None:
+        """When the access token ends, in seconds since 1970; None where nobody knows."""
+        expires = self._credential.expires()
+        return None if expires is None else expires.timestamp()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,9 @@ class Sent:
     async def read(self, topic: str, partition: int, *, since: datetime | None = None) -> AsyncIterator[Received]:
         for record in self._records:
             yield record
+
+    async def follow(self, topics: Sequence[str], *, since: datetime | None) -> AsyncGenerator[Sequence[Received]]:
+        yield self._records
 
     async def publish(self, messages: Sequence[Message]) -> None:
         if self._full:

@@ -60,6 +60,19 @@ async def test_a_good_version_is_taken(file: Path) -> None:
     ]
 
 
+async def test_the_metrics_know_what_became_of_a_new_version(file: Path) -> None:
+    """A bad one is refused until it is mended; when the one in force was read is not when somebody last tried."""
+    live = LivePolicy(file)
+    began, seen = live.taken, [live.refused]
+    for text in (BAD, FIRST, SECOND):
+        file.write_text(text)
+        await look_twice(live)
+        seen.append(live.refused)
+        assert (live.taken > began) == (text == SECOND)
+
+    assert seen == [False, True, False, False]
+
+
 async def test_what_is_still_being_written_is_not_taken(file: Path) -> None:
     """Half a file may be a policy too: a version counts when two looks in a row show it."""
     live = LivePolicy(file)

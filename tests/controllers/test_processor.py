@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -84,9 +84,11 @@ async def committed(journal: Journal) -> int | None:
 async def test_a_hint_becomes_a_look_and_its_offset_is_committed(desk: Desk) -> None:
     """A hint makes the controller look at its series; when that is done, the offset behind it is committed."""
     await desk.publisher.publish([hint(), hint(), hint()])
+    desk.now += timedelta(seconds=7)
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)
 
+    assert desk.observer.durations[0] == ("look", 7.0)
     assert desk.webex.people["partner"].status == "approved"
     assert len(desk.webex.made("list_registrants")) <= 2
     assert await committed(desk.journal) == 3
@@ -320,8 +322,12 @@ async def test_a_command_goes_before_the_look_and_has_one_outcome(desk: Desk) ->
     """One that is refused has its outcome although nothing is asked of Webex."""
     refused = structs.replace(command("c-1"), refusal="notAllowed", message="no")
     await desk.publisher.publish([work.to_message(refused), work.to_message(refused), hint()])
+    written = (await desk.journal.read("work", 0, 1))[0].timestamp / 1000
+    desk.now = datetime.fromtimestamp(written + 3, UTC)
     async with running(desk):
         await until(lambda: "finished" in desk.observer.looks)
+    assert [what for what, _ in desk.observer.durations] == ["command", "command", "look"]
+    assert desk.observer.durations[0][1] == pytest.approx(3)
     (outcome,) = [event.decode(each.message.value or b"") for each in await desk.journal.read("outcomes", 0, 10)]
     assert (outcome.type, outcome.data["commandId"]) == ("webex.command.refused.v1", "c-1")
     assert await committed(desk.journal) == 3

@@ -143,5 +143,9 @@ async def _a_command_is_answered(line: PermittedLine) -> None:
 def _operators_work(line: PermittedLine) -> None:
     assert line.command("topics", "plan", user="clerk").count(" unchanged") == 13
     assert "unreadableCommand" in line.command("dlq", "list", user="operator")
+    events = line.command(
+        "events", "tail", "--from-beginning", "--type", "*.approved.v1", "--count", "2", user="operator"
+    )
+    assert events.count("webex.registrant.approved.v1") == 2
     line.command("dlq", "redrive", "--all", "--yes", user="operator")
     line.command("pause", user="operator")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import re
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,16 @@ class Consumer:
     unfinished: int = 5
     lag: int = 7
     waiting: float = 61.5
+    oldest: float = 75.25
+    partitions: int = 2
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """A file whose newest version is refused."""
+
+    refused: bool = True
+    taken: float = 1_900_000_000.0
 
 
 #: One that was damaged, mended, and has failed since.
@@ -56,8 +69,12 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.notification_quarantined("unknownResource")
     metrics.looked("finished")
     metrics.decided("approve", 3)
-    metrics.webex_called("meetings.get", 404)
-    metrics.webex_called("meetings.get", None)
+    metrics.webex_called("meetings.get", 404, 0.3)
+    metrics.webex_called("meetings.get", None, 30.5)
+    metrics.webex_called("registrants.list", 429, 0.01)
+    metrics.handled("look", 7.0)
+    metrics.handled("command", 0.2)
+    metrics.loop_was_late(0.03)
     metrics.swept_up("meeting", 2)
     metrics.restored(0, 17)
     metrics.queue_depth(4)
@@ -73,6 +90,8 @@ def test_everything_that_happens_is_counted() -> None:
     metrics.watch_loops(lambda: {"work": 0.5})
     metrics.watch_consumer("work", Consumer())
     metrics.watch_webex("default", rate=lambda: 7.5, throttled_for=lambda: 30, circuit_open=lambda: True)
+    metrics.watch_token("default", lambda: 1_900_000_001.0)
+    metrics.watch_reload("policy", Reloaded())
 
     shown = text(metrics)
 
@@ -85,6 +104,15 @@ def test_everything_that_happens_is_counted() -> None:
         'decisions_total{outcome="approve"} 3.0',
         'webex_calls_total{answer="4xx",operation="meetings.get"} 1.0',
         'webex_calls_total{answer="none",operation="meetings.get"} 1.0',
+        'webex_calls_total{answer="429",operation="registrants.list"} 1.0',
+        'webex_call_seconds_bucket{le="0.25",operation="meetings.get"} 0.0',
+        'webex_call_seconds_bucket{le="0.5",operation="meetings.get"} 1.0',
+        'webex_call_seconds_count{operation="meetings.get"} 2.0',
+        'handled_seconds_bucket{le="5.0",what="look"} 0.0',
+        'handled_seconds_bucket{le="10.0",what="look"} 1.0',
+        'handled_seconds_sum{what="command"} 0.2',
+        'event_loop_lag_seconds_bucket{le="0.025"} 0.0',
+        'event_loop_lag_seconds_bucket{le="0.05"} 1.0',
         'sweep_found_total{what="meeting"} 2.0',
         'ledger_entries{partition="0"} 17.0',
         "work_queue_depth 4.0",
@@ -110,9 +138,14 @@ def test_everything_that_happens_is_counted() -> None:
         'consumer_unfinished_records{topic="work"} 5.0',
         'consumer_lag_records{topic="work"} 7.0',
         'consumer_waiting_seconds{topic="work"} 61.5',
+        'consumer_oldest_seconds{topic="work"} 75.25',
+        'consumer_partitions{topic="work"} 2.0',
         'webex_allowed_rate{organization="default"} 7.5',
         'webex_throttled_seconds{organization="default"} 30.0',
         'webex_circuit_open{organization="default"} 1.0',
+        'webex_token_expiry_timestamp_seconds{organization="default"} 1.900000001e+09',
+        'reload_refused{what="policy"} 1.0',
+        'reloaded_timestamp_seconds{what="policy"} 1.9e+09',
     ):
         assert f"webex_events_{line}\n" in shown
 
@@ -209,6 +242,29 @@ def test_organisations_stay_few_and_none_in_trouble_is_hidden() -> None:
     for name, value in (("allowed_rate", 1.0), ("throttled_seconds", 40.0), ("circuit_open", 1.0)):
         assert f'webex_events_webex_{name}{{organization="other"}} {value}\n' in shown
     assert shown.count("webex_events_webex_allowed_rate{") == 65
+
+
+def test_a_token_whose_end_nobody_knows_has_none() -> None:
+    """Nothing is shown, rather than a moment long ago; whatever shares a label shows the one that ends first."""
+    metrics = Metrics()
+    metrics.watch_token("fixed", lambda: None)
+    for number in range(70):
+        metrics.watch_token(f"org{number}", lambda ends=5.0 if number == 66 else 9.0: ends)  # type: ignore[misc]
+
+    shown = text(metrics)
+
+    assert 'organization="fixed"' not in shown
+    assert 'webex_events_webex_token_expiry_timestamp_seconds{organization="org0"} 9.0\n' in shown
+    assert 'webex_events_webex_token_expiry_timestamp_seconds{organization="other"} 5.0\n' in shown
+
+
+def test_the_program_says_which_it_is() -> None:
+    """By the version that was installed, so that a dashboard shows what runs where; and what its process takes."""
+    shown = text(Metrics())
+
+    version = importlib.metadata.version("webex-event-processor")
+    assert f'webex_events_build_info{{python="{platform.python_version()}",version="{version}"}} 1.0\n' in shown
+    assert re.search(r"^webex_events_process_open_fds \d", shown, re.MULTILINE) or sys.platform != "linux"
 
 
 def test_two_processes_in_one_test_do_not_meet() -> None:

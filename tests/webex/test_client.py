@@ -441,6 +441,22 @@ async def test_without_another_token_an_unauthorized_call_ends(status: int, aske
     assert (len(script.requests), tokens.rejected) == (1, asked)
 
 
+async def test_every_call_is_observed_with_its_seconds() -> None:
+    """Those of the exchange: what it waited for its turn, or for Webex, is told elsewhere."""
+    time, told, answers = FakeClock(), list[tuple[str, int | None, float]](), [throttled("7"), OK]
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        time.time += 0.25
+        return answers.pop(0)
+
+    wiring = Wiring(transport=lambda _: httpx.MockTransport(answer), observe=lambda *call: told.append(call))
+    async with WebexClient(BASE, StaticToken(TOKEN), clock=time.clock(), wiring=wiring) as client:
+        await client.call(READ)
+
+    assert told == [("meetings.get", 429, 0.25), ("meetings.get", 200, 0.25)]
+    assert sum(time.slept) >= 7
+
+
 async def test_logs_and_errors_tell_no_person_and_no_token(caplog: pytest.LogCaptureFixture) -> None:
     """One line for each exchange, and a warning when throttled; addresses and tokens stand in none, nor in httpx's own logs."""
     body = b'{"message": "ann@example.com", "trackingId": "T_7"}'

@@ -130,7 +130,9 @@ async def test_a_refresh_is_what_webex_documents(persist: Path) -> None:
     """One form with the four fields; the token lives until shortly before its end."""
     webex = Webex(lifetime=1000.0)
     source = webex.source(persist)
+    assert source.expires() is None
     assert await source.get() == "access-1"
+    assert source.expires() == START + timedelta(seconds=1000)
     assert webex.forms == [
         {
             "grant_type": ["refresh_token"],

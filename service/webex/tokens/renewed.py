@@ -104,6 +104,10 @@ class RenewedToken:
         """Changes whenever an operator replaced something of the configuration."""
         return self._issuer.version()
 
+    def expires(self) -> datetime | None:
+        """When the access token ends; None as long as none was used."""
+        return self._grant.expires if self._grant is not None else None
+
     def _known(self) -> Grant:
         if self._grant is None:
             origin, stored = self._issuer.origin(), grants.load(self._persist)

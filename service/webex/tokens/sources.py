@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,10 @@ class Credential(TokenSource, Protocol):
         """Changes whenever an operator replaced what the tokens come from. A hash; raises nothing."""
         ...
 
+    def expires(self) -> datetime | None:
+        """When the token in use ends; None where nobody knows."""
+        ...
+
 
 def digest(*parts: str) -> str:
     """One hash for several texts."""
@@ -68,6 +73,10 @@ class StaticToken:
         """Always the same."""
         return ""
 
+    def expires(self) -> datetime | None:
+        """Nobody told us."""
+        return None
+
 
 class FileToken:
     """A token in a file that somebody else replaces: see :class:`SecretFile`."""
@@ -94,6 +103,10 @@ class FileToken:
     def version(self) -> str:
         """Changes with the token."""
         return version_of(self._file)
+
+    def expires(self) -> datetime | None:
+        """Nobody told us."""
+        return None
 
 
 def version_of(*secrets: Callable[[], str]) -> str:
