@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help run test faults faults-quick fuzz bench bench-compare check format lock clean
+.PHONY: help run test faults faults-quick fuzz bench bench-compare tools deploy-check cluster-check image-check sbom check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -18,7 +18,7 @@ run: .venv/.run ## everything in one process, with a simulated Webex and no Kafk
 	@trap : INT; $(BIN)/webex-events dev || { status=$$?; [ $$status -eq 130 ] || exit $$status; }
 
 test: .venv/.dev ## all tests; those on real Kafka wherever Java and Maven are to be had
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 faults: .venv/.dev ## everything that can go wrong, on three real brokers (over an hour); writes the table in docs/reliability.md
 	@$(BIN)/python -m tests.faults $(PYTEST_FLAGS)
@@ -36,6 +36,23 @@ bench: .venv/.dev ## how fast the front door is, against uvicorn alone (20 minut
 bench-compare: .venv/.dev ## the same without the small benchmarks; fails where a ratio is worse than in tests/benchmarks/baseline.json
 	@$(BIN)/python -m tests.benchmarks --compare $(BENCH_FLAGS)
 
+tools: .venv/.deploy ## the programs that check chart, rules and image: helm and its like (needs Go; some minutes, once)
+	@$(BIN)/python -m tests.deploy.tools build deploy
+
+deploy-check: tools ## chart, rules, dashboards and compose file by those programs, and the rendered processes on real Kafka
+	@$(BIN)/python -m pytest --durations=5 $(PYTEST_FLAGS) tests/deploy
+
+cluster-check: .venv/.deploy ## the chart on a control plane of its own: installed, upgraded, rolled back, removed (10 minutes to build, once)
+	@$(BIN)/python -m tests.deploy.tools build cluster
+	@$(BIN)/python -m pytest -s --durations=5 $(PYTEST_FLAGS) tests/deploy/cluster
+
+image-check: .venv/.deploy ## the image built and run without Docker, the compose file too (Debian or Ubuntu as root; 5 minutes)
+	@$(BIN)/python -m tests.deploy.tools build helm4
+	@$(BIN)/python -m tests.deploy.image $(PYTEST_FLAGS)
+
+sbom: .venv/.deploy ## what is in the image, as CycloneDX: dist/sbom.cdx.json
+	@$(BIN)/python -m tests.deploy.image.sbom dist/sbom.cdx.json
+
 check: .venv/.dev ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
@@ -51,6 +68,7 @@ lock: .venv/.dev ## resolve pyproject.toml anew; all versions forward: make lock
 	$(LOCK) $(UPGRADE) --group build --output-file locks/run.txt pyproject.toml
 	$(LOCK) $(UPGRADE) --group build --group dev --constraints locks/run.txt --output-file locks/dev.txt pyproject.toml
 	$(LOCK) $(UPGRADE) --group fuzz --output-file locks/fuzz.txt
+	$(LOCK) $(UPGRADE) --group deploy --constraints locks/dev.txt --output-file locks/deploy.txt
 
 clean: ## remove what make made (the journal in ./data stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist
@@ -77,6 +95,11 @@ endef
 
 .venv/.fuzz: .venv/.dev locks/fuzz.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r locks/fuzz.txt
+	@touch $@
+
+.venv/.deploy: .venv/.dev locks/deploy.txt
+	@echo "Installing what checks the chart (once)"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --require-hashes -r locks/deploy.txt
 	@touch $@
 
 .venv/.python:

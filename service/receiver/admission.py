@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from service.core.errors import Overloaded
@@ -19,10 +20,10 @@ _OVERLOAD = 1.5
 #: So few, and nobody is refused for the pace.
 _FEW = 16
 #: The pace is that of so many seconds: unknown before the first number, and of the past no more than about the second.
-_LEAST, _MOST = 0.15, 1.0
+_LEAST, _MOST = 0.1, 1.0
 #: Nobody served for so many seconds: everything stands still, and has no pace. Well below :data:`AHEAD`, or those who come
 #: as it begins to stand still would be taken for too many.
-_STILL = 0.25
+_STILL = 0.4
 
 
 class _Waiting(Protocol):
@@ -49,21 +50,26 @@ class Admission(Generic[T]):
 
     def admit(self, now: float) -> None:
         """Raises Overloaded where one more would be too many, or would have to wait for too long, or the oldest has."""
-        queue, too_late = self._queue, self._pace.too_late(now)
-        if queue and (too_late or len(queue) >= self._most or now - next(iter(queue)).verified > self._seconds):
+        queue, waiting = self._queue, len(self._queue)
+        too_late = self._pace.too_late(now, waiting)
+        if queue and (too_late or waiting >= self._most or now - next(iter(queue)).verified > self._seconds):
             raise Overloaded
 
     def add(self, one: T) -> None:
         """From now on it waits; later than all others."""
         self._queue[one] = self._pace.came = self._pace.came + 1
 
-    def remove(self, one: T) -> bool:
-        """It waits no longer. False: it has not waited any more."""
+    def served(self, one: T, now: float) -> bool:
+        """It has what it waited for. False: it has not waited any more."""
         number = self._queue.pop(one, None)
         if number is None:
             return False
-        self._pace.left(number)
+        self._pace.served(number, now)
         return True
+
+    def remove(self, one: T) -> bool:
+        """It waits no longer, and in vain. False: it has not waited any more."""
+        return self._queue.pop(one, None) is not None
 
     def since_before(self, moment: float) -> Iterator[T]:
         """Those who have waited since before then; they may be removed meanwhile."""
@@ -72,7 +78,7 @@ class Admission(Generic[T]):
 
 
 class _Pace:
-    """How fast those who wait are served, as seen whenever somebody comes.
+    """How fast those who wait are served, measured from one service to another.
 
     Only those count who came after the latest that was served: with one partition stuck they are few, because the others'
     are overtaking it. Where all stand still (Kafka, until the journal takes over), nobody can tell how long it will take.
@@ -81,38 +87,37 @@ class _Pace:
     def __init__(self) -> None:
         self.came = 0
         self._front = 0  # the latest who was served
-        self._asked = self._served = self._seen = 0
-        self._begun = self._moved = 0.0
+        self._begun: float | None = None  # the service from which it is measured
+        self._latest = -inf  # the latest service
+        self._asked = self._served = 0
 
-    def left(self, number: int) -> None:
-        """The one who came as the so-many-th has been served, or has gone."""
-        self._served += 1
+    def served(self, number: int, now: float) -> None:
+        """Who came as this one is."""
         if number > self._front:
             self._front = number
+        if self._begun is None:
+            self._begun, self._asked, self._served = now, 0, 0
+        else:
+            self._served += 1
+            if now - self._latest > _STILL:
+                self._begun += now - self._latest  # that standstill is over, and says nothing of the pace
+        self._latest = now
 
-    def too_late(self, now: float) -> bool:
-        """Whether somebody who comes now would have to wait for too long, because too many come."""
-        behind, served = self.came - self._front, self._served
+    def too_late(self, now: float, waiting: int) -> bool:
+        """Whether somebody who comes now, as one of so many who wait, would do so for too long, because too many come."""
+        behind = self.came - self._front
+        if behind < _FEW or 2 * behind < waiting:  # of the others most are stuck: they say nothing of who comes now
+            self._begun = None
+            return False
         self._asked += 1
-        still = now - self._moved > _STILL
-        if behind < _FEW or (still and served != self._seen):
-            self._begin(now)
+        if self._begun is None or now - self._latest > _STILL:
             return False
-        if served != self._seen:
-            self._seen, self._moved = served, now
-        seconds = self._moved - self._begun
-        if still or seconds < _LEAST:
-            return False
+        seconds = self._latest - self._begun
         if seconds > _MOST:
             self._forget_half(seconds)
-            served, seconds = self._served, seconds / 2
-        return self._asked > _OVERLOAD * served and behind * seconds > AHEAD * served
-
-    def _begin(self, now: float) -> None:
-        self._begun = self._moved = now
-        self._asked = self._served = self._seen = 0
+        return seconds > _LEAST and self._asked > _OVERLOAD * self._served and behind * seconds > AHEAD * self._served
 
     def _forget_half(self, seconds: float) -> None:
-        self._begun += seconds / 2
+        self._begun = self._latest - seconds / 2
         self._asked //= 2
-        self._served = self._seen = self._served // 2
+        self._served //= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Any
 
@@ -31,8 +32,10 @@ class Asgi(Guard):
     async def _ask_in_turn(self) -> None:
         """One after the other: behind an answer that closes nothing is asked."""
         while self._waiting and not self.transport.is_closing():
-            await self._ask(*self._waiting[0])
-            self._waiting.popleft()
+            try:
+                await self._ask(*self._waiting[0])
+            finally:
+                self._waiting.popleft()
 
     def _scope(self) -> dict[str, Any]:
         path, query = as_written(self.target)
@@ -52,19 +55,25 @@ class Asgi(Guard):
         }
 
     async def _ask(self, scope: dict[str, Any], body: bytes, place: Place) -> None:
-        sent: list[Any] = []
+        received, sent = [{"type": "http.request", "body": body, "more_body": False}], list[Any]()
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            if not received:
+                await asyncio.Event().wait()  # it hears of nobody who hangs up
+            return received.pop()
 
         async def send(message: Any) -> None:
             sent.append(message)
 
+        answer = problem(500)
         try:
             await self.app(scope, receive, send)
-            start, *parts = sent
-            answer = Answer(start["status"], tuple(start["headers"]), b"".join(part["body"] for part in parts))
+            answer = _answer(*sent)
         except Exception as bug:  # noqa: BLE001 - the border: the other requests of this connection have answers due
             self._all.failed(bug)
-            answer = problem(500)
-        place.take(answer)
+        finally:
+            place.take(answer)
+
+
+def _answer(start: dict[str, Any], *parts: dict[str, Any]) -> Answer:
+    return Answer(start["status"], tuple(start.get("headers", ())), b"".join(part.get("body", b"") for part in parts))

@@ -104,7 +104,9 @@ class Connections:
 
     def failed(self, bug: BaseException) -> None:
         """Log where it happened, and not what it says: that may hold personal data."""
-        self.refused("bug", error=type(bug).__name__, at=whereabouts(bug))
+        self._observe.connection_refused("bug")
+        if self._lines.left_out("bug") is not None:
+            structlog.get_logger().error("connection.failed", error=type(bug).__name__, at=whereabouts(bug))
 
     def refused(self, reason: str, **more: object) -> None:
         """Count it, and log one of them a second."""

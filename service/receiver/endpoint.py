@@ -244,7 +244,8 @@ class Endpoint:
 
     def _settled(self, ticket: Ticket, error: Exception | None) -> None:
         """The publisher calls back."""
-        if not self._waiting.remove(ticket):
+        now = monotonic()
+        if not (self._waiting.served(ticket, now) if error is None else self._waiting.remove(ticket)):
             return  # it was given up
         ticket.offer = None  # which knows this ticket: a ring that only the collector could open
         if error is not None:
@@ -252,12 +253,12 @@ class Endpoint:
             return
         self._hand(ticket.answer, STORED)
         try:
-            self._count(ticket)
+            self._count(ticket, now)
         except Exception as bug:  # noqa: BLE001 - the border again: the publisher has others to call
             self._failed(bug)
 
-    def _count(self, ticket: Ticket) -> None:
-        accepted, now, observe = ticket.accepted, monotonic(), self._observe
+    def _count(self, ticket: Ticket, now: float) -> None:
+        accepted, observe = ticket.accepted, self._observe
         observe.webhook_answered(STORED.status)
         observe.event_published(accepted.messages[0].topic, now - ticket.verified)
         if accepted.quarantined:

@@ -53,12 +53,12 @@ _DISGUISED = frozenset(
         *(b"x_webex_signature", b"x_webex-signature", b"x-webex_signature"),
     }
 )
-#: Methods of RTSP and ICE, which llhttp understands too. (Where such a protocol has a method of HTTP, as in ``GET / RTSP/1.0``,
-#: httptools does not tell that it was not HTTP of the same version, and so it is taken for that.)
+#: Methods of RTSP and ICE, which llhttp understands too, and the one for proxies. (Where such a protocol has a method of HTTP,
+#: as in ``GET / RTSP/1.0``, httptools does not tell that it was not HTTP of the same version, and it is taken for that.)
 FOREIGN = frozenset(
     {
         *(b"ANNOUNCE", b"DESCRIBE", b"FLUSH", b"GET_PARAMETER", b"PAUSE", b"PLAY", b"RECORD", b"REDIRECT", b"SETUP"),
-        *(b"SET_PARAMETER", b"SOURCE", b"TEARDOWN"),
+        *(b"SET_PARAMETER", b"SOURCE", b"TEARDOWN", b"CONNECT"),
     }
 )
 #: A request with one of these is looked at closely.

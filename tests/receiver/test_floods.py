@@ -11,7 +11,7 @@ import pytest
 from service.cli.process_limits import prepare
 from tests.receiver.crowd import sending
 from tests.receiver.guarded import guarded
-from tests.receiver.wire import Wire, post, report
+from tests.receiver.wire import Wire, chunked, post, report
 
 MIB = 1 << 20
 
@@ -35,6 +35,20 @@ def test_idle_connections_starve_nobody(way: str, tmp_path: Path) -> None:
         assert len(sender.seconds) > 35
         assert sender.rate >= 0.99
         assert sender.p99 <= 0.5
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_than_its_bytes(tmp_path: Path) -> None:
+    """36 kB two at a time, a hundred times over: as objects of their own they would take a megabyte each."""
+    unfinished = chunked(*[b"ab"] * 18_000, end=b"")
+    with guarded("direct", tmp_path) as server, ExitStack() as stack:
+        before = report(server.port)["rss"]
+        for _ in range(100):
+            stack.enter_context(Wire(server.port)).send([unfinished])
+        time.sleep(0.5)
+        now = report(server.port)
+
+    assert now["connections"] > 100
+    assert now["rss"] - before <= 16 * MIB
 
 
 @pytest.mark.parametrize("way", ["asgi", "direct"])

@@ -224,7 +224,7 @@ def test_one_that_breaks_does_not_stop_the_sweeper() -> None:
     assert other.told == broken.told == [10.0]
     assert counts.refused == {"bug": 1}
     (line,) = lines
-    assert (line["reason"], line["error"]) == ("bug", "RuntimeError")
+    assert (line["event"], line["log_level"], line["error"]) == ("connection.failed", "error", "RuntimeError")
     assert "overdue" in line["at"][-1]
     assert "example.org" not in str(line)
 

@@ -81,6 +81,7 @@ REFUSED = [
     pytest.param(post(line=b"OPTIONS http://receiver HTTP/1.1\r\n"), 400, id="a target without a path"),
     pytest.param(post(line=b"OPTIONS * HTTP/1.1\r\n"), 404, id="a target that is a star"),
     pytest.param(bare(line=b"CONNECT receiver:443 HTTP/1.1\r\n"), 400, id="CONNECT"),
+    pytest.param(bare(line=b"CONNECT /webhooks/webex HTTP/1.1\r\n"), 400, id="CONNECT to the route"),
     pytest.param(post(line=LINE.replace(b"POST", b"post")), 400, id="a method in lower case"),
     pytest.param(post(line=LINE.replace(b"POST", b"BREW")), 400, id="an unknown method"),
     pytest.param(post(line=LINE.replace(b"1.1", b"1.2")), 505, id="HTTP/1.2"),
@@ -162,6 +163,7 @@ TAKEN = [
     pytest.param(post(b"X_Other: x", b"X-Other: x", b"X-Other: y"), 2, id="other names twice, or with underscores"),
     pytest.param(post(b"Upgrade: h2c"), 2, id="an Upgrade that the connection does not mean"),
     pytest.param(post(b"Expect: another"), 2, id="an unknown expectation"),
+    pytest.param(bare(b"Content-Length: " + b"0" * 5000 + b"2", then=b"{}"), 2, id="a length with 5000 zeros before it"),
     pytest.param(bare(b"Content-Length: 2", host=b"Host: [::1]:8080\r\n", then=b"{}"), 2, id="an IPv6 address"),
     pytest.param(bare(b"Content-Length: 2", host=b"Host:\r\n", then=b"{}"), 2, id="an empty Host"),
 ]  # fmt: skip
@@ -172,10 +174,12 @@ def in_one(request: bytes) -> Iterator[bytes]:
 
 
 def byte_by_byte(request: bytes) -> Iterator[bytes]:
-    """Of long ones the beginning only: the rest comes in blocks of 256 KiB."""
-    single = 20_000 if len(request) < 20_000 else 300
+    """Of long ones 300 at the beginning and 300 at the end; between them come blocks of 256 KiB."""
+    single = len(request) if len(request) < 4_000 else 300
+    rest, end = max(single, len(request) - single), len(request)
     yield from (request[at : at + 1] for at in range(single))
-    yield from (request[at : at + (1 << 18)] for at in range(single, len(request), 1 << 18))
+    yield from (request[at : min(at + (1 << 18), rest)] for at in range(single, rest, 1 << 18))
+    yield from (request[at : at + 1] for at in range(rest, end))
 
 
 def in_odd_pieces(request: bytes) -> Iterator[bytes]:

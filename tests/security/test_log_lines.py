@@ -29,7 +29,14 @@ INJECTED = [
 ]
 
 #: Names of our own events: no line has another one.
-OURS = {"webhook.accepted", "webhook.refused", "webhook.failed", "webhook.abandoned", "connection.refused"}
+OURS = {
+    "webhook.accepted",
+    "webhook.refused",
+    "webhook.failed",
+    "webhook.abandoned",
+    "connection.refused",
+    "connection.failed",
+}
 
 
 @pytest.fixture

@@ -153,30 +153,30 @@ def test_nobody_calls_before_webex_may_be_called_again(
 FIVE_MINUTES = 300.0
 
 
-@pytest.mark.parametrize("calls_per_second", [50.0, 2.0])
-def test_a_storm_of_503_is_not_multiplied(calls_per_second: float) -> None:
-    """Five minutes without a circuit breaker: at most 1.2 calls for each that was asked for, and every asker is told."""
+@pytest.mark.parametrize(("calls_per_second", "seconds"), [(50.0, FIVE_MINUTES / 5), (2.0, FIVE_MINUTES)])
+def test_a_storm_of_503_is_not_multiplied(calls_per_second: float, seconds: float) -> None:
+    """Minutes without a circuit breaker: at most 1.2 calls for each that was asked for, and every asker is told."""
 
     async def main() -> list[object | BaseException]:
         budget = Budget(limits=FREE, monotonic=now)
         async with client(webex, budget=budget) as one:
-            return await at_speed(lambda: one.call(READ), calls_per_second=calls_per_second, seconds=FIVE_MINUTES)
+            return await at_speed(lambda: one.call(READ), calls_per_second=calls_per_second, seconds=seconds)
 
     webex = Webex(lambda: httpx.Response(503))
     outcomes = virtual_time.run(main)
-    asked = round(calls_per_second * FIVE_MINUTES)
+    asked = round(calls_per_second * seconds)
     assert len(outcomes) == asked
     assert all(isinstance(outcome, WebexUnavailable) for outcome in outcomes)
-    floor = 20 + 0.2 * FIVE_MINUTES
+    floor = 20 + 0.2 * seconds
     assert asked < len(webex.arrivals) <= (asked + floor) / 0.9
 
 
 def test_with_the_circuit_hardly_anything_is_sent_in_a_storm(logs: list[MutableMapping[str, Any]]) -> None:
-    """Five minutes of 503 at 50 calls per second: one call each five seconds, nothing lost."""
+    """Five minutes of 503 at 10 calls per second: one call each five seconds, nothing lost."""
 
     async def main() -> list[object | BaseException]:
         async with client(webex) as one:
-            return await at_speed(lambda: one.call(READ), calls_per_second=50.0, seconds=FIVE_MINUTES)
+            return await at_speed(lambda: one.call(READ), calls_per_second=10.0, seconds=FIVE_MINUTES)
 
     webex = Webex(lambda: httpx.Response(503))
     outcomes = virtual_time.run(main)

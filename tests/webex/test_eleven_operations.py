@@ -7,11 +7,12 @@ field of that document. Where Cisco's API is another, Cisco's is used; docs/refe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.core.errors import WebexNotFound
@@ -20,48 +21,81 @@ from service.sandbox.world import World
 from service.webex import meetings, objects, registrants
 from service.webex.client import WebexClient
 from service.webex.tokens import StaticToken
-from tests.contracts.sandbox.judge import demand_a_judge, judging, written_for_the_judge
+from tests.contracts.sandbox.judge import Judge, demand_a_judge, judging, written_for_the_judge
 from tests.servers import running
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def _now() -> datetime:
     return datetime(2027, 1, 1, 8, tzinfo=UTC)
 
 
-@pytest.fixture(params=["direct", "judged"])
-async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WebexClient]:
-    """A client of a sandbox with nothing in it, where it is eight o'clock on the first of January; once more with Prism
-    between the two, which finds nothing against Cisco's document in either.
+@dataclass
+class Stage:
+    """One address for the sandbox of each test in turn. ``names``: the proxy's name for that address, under which pages
+    are linked, else the client would not follow.
     """
-    world = World.open(None, now=_now, seed="seed")
-    names: dict[bytes, bytes] = {}
-    app = _linking_to(create_app(world, token="right"), names)
-    async with contextlib.AsyncExitStack() as stack:
-        url = f"{await stack.enter_async_context(running(app))}/v1"
-        judge = None
-        if request.param == "judged":
-            demand_a_judge()
-            judge = await stack.enter_async_context(judging(written_for_the_judge(tmp_path), url))
-            names[url.encode()] = judge.url.encode()
-            url = judge.url
-        yield await stack.enter_async_context(WebexClient(url, StaticToken("right")))
-    world.close()
-    assert judge is None or judge.violations == []
 
+    names: dict[bytes, bytes] = field(default_factory=dict)
+    sandbox: ASGIApp | None = None
 
-def _linking_to(app: ASGIApp, names: Mapping[bytes, bytes]) -> ASGIApp:
-    """The sandbox behind a proxy: pages are linked under the proxy's name, else the client would not follow."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer for the sandbox that is there."""
 
-    async def named(scope: Scope, receive: Receive, send: Send) -> None:
         async def changed(message: Message) -> None:
-            for ours, theirs in names.items():
+            for ours, theirs in self.names.items():
                 headers = [(n, v.replace(ours, theirs) if n == b"link" else v) for n, v in message.get("headers", ())]
                 message = {**message, "headers": headers} if "headers" in message else message
             await send(message)
 
-        await app(scope, receive, changed)
+        assert self.sandbox is not None
+        await self.sandbox(scope, receive, changed)
 
-    return named
+
+@dataclass
+class Place:
+    """Where a client finds the sandbox, and who judges between the two."""
+
+    stage: Stage
+    url: str
+    judge: Judge | None = None
+
+    def demand_peace(self) -> None:
+        """Nothing broke Cisco's document since this was asked last."""
+        if self.judge is not None:
+            found = self.judge.violations
+            self.judge.lines.clear()
+            assert found == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["direct", "judged"])
+async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """Once as it is; once more with Prism between, which takes seconds to start and so is there for all tests."""
+    stage = Stage()
+    async with running(stage) as base:
+        url = f"{base}/v1"
+        if request.param == "direct":
+            yield Place(stage, url)
+            return
+        demand_a_judge()
+        async with judging(written_for_the_judge(tmp_path_factory.mktemp("judge")), url) as judge:
+            stage.names[url.encode()] = judge.url.encode()
+            place = Place(stage, judge.url, judge)
+            yield place
+        place.demand_peace()  # it may be late to say so
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(place: Place) -> AsyncIterator[WebexClient]:
+    """A client of a sandbox with nothing in it, where it is eight o'clock on the first of January; Prism, where it is
+    between the two, finds nothing against Cisco's document in either.
+    """
+    with contextlib.closing(World.open(None, now=_now, seed="seed")) as world:
+        place.stage.sandbox = create_app(world, token="right")
+        async with WebexClient(place.url, StaticToken("right")) as client:
+            yield client
+    place.demand_peace()
 
 
 def _meeting(title: str, day: int = 2) -> objects.CreateMeetingObject:
