@@ -68,6 +68,7 @@ lock: .venv/.dev ## resolve pyproject.toml anew; all versions forward: make lock
 	$(LOCK) $(UPGRADE) --group build --output-file locks/run.txt pyproject.toml
 	$(LOCK) $(UPGRADE) --group build --group dev --constraints locks/run.txt --output-file locks/dev.txt pyproject.toml
 	$(LOCK) $(UPGRADE) --group fuzz --output-file locks/fuzz.txt
+	$(LOCK) $(UPGRADE) --group go --output-file locks/go.txt
 	$(LOCK) $(UPGRADE) --group deploy --constraints locks/dev.txt --output-file locks/deploy.txt
 
 clean: ## remove what make made (the journal in ./data stays)
