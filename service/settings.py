@@ -192,7 +192,9 @@ class Journal(_Group, frozen=True):
 class Receiver(_Group, frozen=True):
     """The public listener."""
 
-    host: Annotated[str, Field(min_length=1, description="address of the public listener")] = "0.0.0.0"  # noqa: S104
+    host: Annotated[
+        str, Field(min_length=1, description="address of the public listener; `::` is every address, of IPv4 too")
+    ] = "0.0.0.0"  # noqa: S104
     port: Annotated[int, Field(ge=0, le=65_535, description="its port; 0 takes any free one")] = 8080
     direct: Annotated[
         bool, Field(description="`false`: webhooks go through the ASGI application, as under any other server; slower")

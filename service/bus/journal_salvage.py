@@ -142,8 +142,7 @@ def finish_salvage(folder: Path, lock: FolderLock) -> str | None:
 
 def warn_of_damaged(folder: Path) -> None:
     """What was moved aside before stays until somebody deletes it. Raises OSError."""
-    sides = [side for side in folder.glob("damaged-*") if side.is_dir()]
-    if sides:
+    if sides := damaged_folders(folder):
         held = sum(path.stat().st_blocks * 512 for side in sides for path in side.rglob("*") if path.is_file())
         structlog.get_logger().warning(
             "journal.damaged_kept",
@@ -152,6 +151,11 @@ def warn_of_damaged(folder: Path) -> None:
             advice="each is a whole journal that was found damaged, and takes room on this volume. Delete them when you know"
             " what was missing (docs/reference/journal.md)",
         )
+
+
+def damaged_folders(folder: Path) -> list[Path]:
+    """What was moved aside and not deleted since, oldest first. Raises OSError."""
+    return sorted(side for side in folder.glob("damaged-*") if side.is_dir())
 
 
 def _side_folder(folder: Path, now: datetime) -> Path:

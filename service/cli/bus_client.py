@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 import httpx
 import msgspec
+import typer
 
 from service.bus.journal import Journal
 from service.bus.journal_bus import PARTITION, JournalPublisher, JournalReader
@@ -188,12 +189,22 @@ class _KafkaClient:
     async def follow(self, topics: Sequence[str], *, since: datetime | None) -> AsyncGenerator[Sequence[Received]]:
         async with KafkaFollower(connection=self._connection, topic_prefix=self._prefix) as follower:
             await follower.follow(await self._counts(topics), since=since)
-            looked = time.monotonic()
+            looked, away = time.monotonic(), False
             while True:
                 yield await follower.poll()
                 if time.monotonic() - looked > NEW_PARTITIONS:
-                    looked = time.monotonic()
-                    await follower.follow(await self._counts(topics), since=_FIRST)
+                    problem = await self._look_again(follower, topics)
+                    if problem and not away:
+                        typer.echo(f"Kafka does not answer now ({problem}); what comes later is shown.", err=True)
+                    looked, away = time.monotonic(), bool(problem)
+
+    async def _look_again(self, follower: KafkaFollower, topics: Sequence[str]) -> str:
+        """For new partitions; the problem, or "". Who follows goes on through an outage, and this is only beside it."""
+        try:
+            await follower.follow(await self._counts(topics), since=_FIRST)
+        except KafkaUnavailable as error:
+            return str(error)
+        return ""
 
     async def _counts(self, topics: Sequence[str]) -> dict[str, int]:
         return {topic: len(await self.partitions(topic)) for topic in topics}

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ import typer
 
 from service.bus.journal import Journal
 from service.bus.journal_file import FILE_NAME, Extent
+from service.bus.journal_salvage import damaged_folders
 from service.bus.kafka import KafkaProducer
 from service.bus.publisher import KafkaFirstPublisher
 from service.bus.routing import place_of
@@ -84,17 +85,19 @@ def _settings(folder: Path) -> Settings:
     settings = api_settings()
     if settings.bus != "kafka":
         end("The rows go to Kafka: set WEBEX_EVENTS_BUS=kafka, and where it is.", WRONG)
-    if not os.path.lexists(folder / FILE_NAME):
+    if not os.path.lexists(folder / FILE_NAME) and not damaged_folders(folder):
         end(f"There is no {FILE_NAME} in {folder}.", WRONG)
     logging.configure(stream=sys.stderr, colours=sys.stderr.isatty(), level=settings.log.level)
     return settings
 
 
 async def _list(folder: Path, form: Format | None) -> None:
+    """Ends with exit code 1 where something would stay for good."""
     async with await Journal.open(folder) as journal:
         print_rows([await _row(journal, *lane) for lane in (await _lanes(journal)).items()], form, columns=_COLUMNS)
-        if others := await _others(journal):
-            typer.echo(_staying(folder, others), err=True)
+        staying = await _staying(folder, journal)
+    if staying:
+        end("\n".join(staying), FAILED)
 
 
 async def _row(journal: Journal, stream: str, extent: Extent) -> dict[str, Any]:
@@ -127,10 +130,26 @@ async def _others(journal: Journal) -> dict[str, int]:
     }
 
 
-def _staying(folder: Path, others: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{rows} of {stream}" for stream, rows in others.items())
+async def _staying(folder: Path, journal: Journal) -> list[str]:
+    """Sentences about what sending does not take out of the folder, and nobody may delete unseen."""
+    found = list[str]()
+    if others := await _others(journal):
+        listed = ", ".join(f"{rows} of {stream}" for stream, rows in others.items())
+        found.append(
+            f"Records stay in {folder} that do not wait for Kafka: {listed}; docs/reference/journal.md says what they are."
+        )
+    sides, damage = damaged_folders(folder), journal.state.damage
+    if sides or damage is not None:
+        found.append(_damaged(folder, sides, damage))
+    return found
+
+
+def _damaged(folder: Path, sides: Sequence[Path], damage: str | None) -> str:
+    what = damage or "its process has logged journal.damaged then, with what is missing"
+    kept = ", ".join(map(str, sides)) or folder
     return (
-        f"Records stay in {folder} that do not wait for Kafka: {listed}; docs/reference/journal.md says what they are."
+        f"The journal in {folder} was found damaged: {what}. Whatever could be read of it goes to Kafka. Nobody else has the"
+        f" rest: keep the volume, with {kept}, until you know what was lost (docs/reference/journal.md)."
     )
 
 
@@ -142,12 +161,13 @@ async def _drain(settings: Settings, folder: Path, timeout: float) -> None:
     async with await Journal.open(folder) as journal:
         total = await _waiting(journal)
         when = await _send(settings, journal, total, timeout) if total else ""
-        left, others = await _waiting(journal), await _others(journal)
+        left, staying = await _waiting(journal), await _staying(folder, journal)
     if left:
         kafka = f"Kafka at {settings.kafka.bootstrap_servers} had not acknowledged them {when}"
-        end(f"{left} of {total} records are left in {folder}: {kafka}. Run it again: it goes on from there.", NOT_NOW)
-    if others:
-        end(_staying(folder, others), FAILED)
+        again = f"{left} of {total} records are left in {folder}: {kafka}. Run it again: it goes on from there."
+        end("\n".join((*staying, again)), NOT_NOW)
+    if staying:
+        end("\n".join(staying), FAILED)
     typer.echo(f"{total} records were sent to Kafka; nothing waits in {folder} any more.")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -16,7 +18,7 @@ from service.cli.endings import FAILED, WRONG, end
 from service.cli.examples import Command, Group
 from service.cli.given import settings_of
 
-#: Seconds for the listener to connect, and to answer: one that takes longer is no use to anybody.
+#: Seconds for all of it, from the host's name to the end of the answer: what takes longer is no use to anybody.
 ANSWER = 3.0
 
 #: Bytes of an answer that are read; a complaint is a sentence.
@@ -42,7 +44,7 @@ def health(live: _Live = False) -> None:
         end("With WEBEX_EVENTS_ADMIN__PORT=0 nobody knows where the role listens; give it a port.", WRONG)
     host, path = _LOOPBACK.get(admin.host, admin.host), "/livez" if live else "/readyz"
     try:
-        status, body = _asked(host, admin.port, path)
+        status, body = _asked_in_time(host, admin.port, path)
     except (OSError, HTTPException, UnicodeError) as error:
         where = f"http://{f'[{host}]' if ':' in host else host}:{admin.port}{path}"
         end(f"Nobody answered at {where} ({type(error).__name__}). Does a role run with these settings?", FAILED)
@@ -59,6 +61,28 @@ only_health.add_typer(health_app)
 @only_health.callback()
 def _program() -> None:
     """A program of one command, which is named all the same."""
+
+
+def _asked_in_time(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """As :func:`_asked`, and TimeoutError. In a thread that is left behind: nothing else bounds the look-up of a name, and a
+    socket's own limit begins anew with every byte.
+    """
+    answers = SimpleQueue[tuple[int, bytes] | Exception]()
+
+    def ask() -> None:
+        try:
+            answers.put(_asked(host, port, path))
+        except Exception as error:  # noqa: BLE001 - raised by who waits
+            answers.put(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=ANSWER)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _asked(host: str, port: int, path: str) -> tuple[int, bytes]:

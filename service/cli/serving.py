@@ -28,11 +28,15 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def bound(host: str, port: int, *, setting: str) -> Iterator[socket.socket]:
-    """A listening socket. Raises SettingsError, naming the setting to change, where the address cannot be had."""
+    """A listening socket; on ``::`` for IPv4 too, where the machine can.
+
+    Raises SettingsError, naming the setting to change, where the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         host.encode("idna")  # the socket module does so too late: it would leave an open socket behind
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
         raise SettingsError((Problem(_unbound(host, port, setting, error)),)) from error
     with listener:

@@ -121,6 +121,29 @@ def test_one_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
     assert refusal(done, 1)[0].endswith("(TimeoutError). Does a role run with these settings?")
 
 
+def test_one_that_never_comes_to_an_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then: the limit is for all of the answer, not for each piece of it."""
+    monkeypatch.setattr(probe, "ANSWER", 0.5)
+    given_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+
+        def trickle() -> None:
+            with slow.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+                for _ in range(100):
+                    connection.sendall(b"x")
+                    if given_up.wait(0.1):
+                        return
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        done = invoke("health", folder=tmp_path, settings={"ADMIN__PORT": str(slow.getsockname()[1])})
+        given_up.set()
+        thread.join()
+
+    assert refusal(done, 1)[0].endswith("(TimeoutError). Does a role run with these settings?")
+
+
 def test_what_is_no_http_is_no_answer(tmp_path: Path) -> None:
     """Something else has the port."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -123,6 +123,41 @@ def test_an_address_can_be_reached_as_it_is_shown(host: str, shown: str) -> None
         assert url_of(listener) == f"http://{shown}:{listener.getsockname()[1]}"
 
 
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("0.0.0.0", {"127.0.0.1"}),  # noqa: S104
+        ("127.0.0.1", {"127.0.0.1"}),
+        ("::", {"127.0.0.1", "::1"}),
+        ("::1", {"::1"}),
+    ],
+)
+def test_every_address_is_that_of_both_families(host: str, reached: set[str]) -> None:
+    """``::`` is reached by IPv4 too: in a cluster with both, a client takes either. Without IPv6 it is refused by a sentence."""
+    if ":" in host and not _has_ipv6():
+        with pytest.raises(SettingsError, match=f"choose another address by {HOST}"), bound(host, 0, setting=PORT):
+            pass
+        return
+    with bound(host, 0, setting=PORT) as listener:
+        assert {each for each in ("127.0.0.1", "::1") if _connects(each, listener.getsockname()[1])} == reached
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def _connects(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 async def test_requests_under_way_are_finished() -> None:
     """The end of the block waits for the answer, and after it nobody listens."""
     begun, go, stop = asyncio.Event(), asyncio.Event(), Stop()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from service.bus.journal import Journal
+from service.bus.journal_file import FILE_NAME
 from service.bus.kafka_partitioner import partition_for
 from service.bus.routing import SPOOL, stream_of
 from service.bus.spool import REFUSED
@@ -184,6 +186,65 @@ def test_what_is_not_for_kafka_stays(settings: Mapping[str, str], tmp_path: Path
     assert sentences(done, 1) == [f"{said} says what they are."]
     left = rows_in(folder)
     assert (left["meetings"], left["refused"]) == (1, 1)
+
+
+def without_one(data: bytes) -> bytes:
+    """A journal in which one record is not what was written."""
+    assert data.count(b" " * 60 + b"0") == len(KEYS)
+    return data.replace(b" " * 60 + b"0", b" " * 60 + b"7", 1)
+
+
+def without_any(_: bytes) -> bytes:
+    """The file is cut to nothing; the lock still says how many there were."""
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept", "lost"),
+    [(without_one, 19, "1 records of spool/work/"), (without_any, 0, "20 records that were appended last")],
+)
+def test_a_journal_that_was_damaged(
+    kafka: Cluster,
+    topic_prefix: str,
+    settings: Mapping[str, str],
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+    kept: int,
+    lost: str,
+) -> None:
+    """1, how many are missing, and the folder that nobody may throw away; every time, until somebody has seen to it."""
+    folder = fill(tmp_path / "orphan", lane_rows(2, value=60))
+    (folder / FILE_NAME).write_bytes(damage((folder / FILE_NAME).read_bytes()))
+    first = invoke("journal", "drain", str(folder), folder=tmp_path, settings=settings)
+    again = invoke("journal", "drain", str(folder), folder=tmp_path, settings=settings)
+    (side,) = folder.glob("damaged-*")
+    shutil.rmtree(side)
+    seen_to = invoke("journal", "drain", str(folder), folder=tmp_path, settings=settings)
+
+    (said,), (still,) = sentences(first, 1), sentences(again, 1)
+    assert said.startswith(f"The journal in {folder} was found damaged: ")
+    assert f"missing: {lost}" in said
+    assert f"keep the volume, with {side}, until" in said
+    assert f"keep the volume, with {side}, until" in still
+    assert not (first.stdout or again.stdout)
+    assert len(on_kafka(kafka, topic_prefix)) == kept
+    assert seen_to.returncode == 0
+
+
+def test_a_dry_run_sees_the_damage_too(tmp_path: Path) -> None:
+    """Also that of earlier, with what waits; and where a process was killed while it mended, there may be nothing else."""
+    folder = fill(tmp_path / "orphan", lane_rows(2))
+    (folder / "damaged-20300101T000000Z").mkdir()
+    dry = invoke("journal", "drain", str(folder), "--dry-run", "-o", "json", folder=tmp_path, settings=NOWHERE)
+    late = invoke("journal", "drain", str(folder), "--timeout", "0.5", folder=tmp_path, settings=NOWHERE)
+    (folder / FILE_NAME).rename(folder / "damaged-20300101T000000Z" / "salvaged.db")
+    mended = invoke("journal", "drain", str(folder), "--dry-run", "-o", "json", folder=tmp_path, settings=NOWHERE)
+
+    assert f"{folder / 'damaged-20300101T000000Z'}, until" in sentences(dry, 1)[0]
+    assert [line.split()[0] for line in sentences(late, 4)] == ["The", "20"]
+    assert "was found damaged: the journal was damaged before" in sentences(mended, 1)[0]
+    for done in (dry, mended):
+        assert sum(each["rows"] for each in json.loads(done.stdout)["items"]) == 20
 
 
 def test_a_dry_run_sends_nothing(tmp_path: Path) -> None:

@@ -8,16 +8,21 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from service.bus import kafka_admin
 from service.bus.kafka_follower import KafkaFollower
 from service.bus.topics import TopicPlan
+from service.cli import bus_client
 from service.core import event
 from service.core.message import Received
 from tests.cli.program import invoke, refusal
-from tests.cli.test_events_tail import meanwhile
+from tests.cli.test_events_tail import Done, meanwhile
 from tests.facts import fact
 from tests.kafka.foreign import ODD, foreign, write_batch
 from tests.kafka.harness import Cluster
 from tests.kafka.records import create_topics, numbered, producing, send_all
+from tests.kafka.secured import SecuredKafka
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -128,3 +133,36 @@ def test_no_broker(tmp_path: Path) -> None:
     done = invoke("events", "tail", folder=tmp_path, settings=given)
 
     assert "Kafka at 127.0.0.1:1 cannot do it now" in refusal(done, 4)[-1]
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_an_outage_is_told_once_and_outlived(
+    secured_kafka: SecuredKafka, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Whoever watches sees what comes when Kafka is back. It is asked for new partitions all the while, and cannot answer."""
+    (broker,) = secured_kafka.cluster.brokers
+    await secured_kafka.cluster.ready()
+    await create_topics(secured_kafka.cluster, topic_prefix, [TopicPlan(name="meetings", partitions=1)])
+    monkeypatch.setattr(bus_client, "NEW_PARTITIONS", 0.2)
+    monkeypatch.setattr(kafka_admin, "PATIENCE", 1.0)
+    bootstrap = secured_kafka.cluster.bootstrap
+    given = {"BUS": "kafka", "KAFKA__BOOTSTRAP_SERVERS": bootstrap, "KAFKA__TOPIC_PREFIX": topic_prefix}
+
+    def tail() -> Done:
+        return invoke("events", "tail", "--count", "1", "--timeout", "40", folder=tmp_path, settings=given)
+
+    following = asyncio.create_task(asyncio.to_thread(tail))
+    await asyncio.sleep(2)
+    broker.kill() if fault == "kill" else broker.pause()
+    await asyncio.sleep(4)
+    assert not following.done()
+    broker.start() if fault == "kill" else broker.resume()
+    await secured_kafka.cluster.ready()
+    async with producing(secured_kafka.cluster, topic_prefix) as producer:
+        await send_all(producer, [event.to_message(fact("updated", "it", family="meeting"))])
+        done = await following
+
+    _, *told = refusal(done, 0)
+    assert json.loads(done.stdout)["data"]["id"] == "it"
+    assert len(told) == 1
+    assert told[0].startswith("Kafka does not answer now (")

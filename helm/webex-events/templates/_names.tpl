@@ -18,15 +18,15 @@ Names and labels. Names are short enough for what Kubernetes adds: a StatefulSet
 
 {{/* Immutable in workloads, so nothing that a new version of the chart changes. Takes root and component. */}}
 {{- define "webex-events.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "webex-events.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "webex-events.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{/* What every object begins with. Takes root, component, name; labels and annotations of its own are optional. */}}
 {{- define "webex-events.metadata" -}}
-name: {{ .name }}
-namespace: {{ .namespace | default (include "webex-events.namespace" .root) }}
+name: {{ .name | quote }}
+namespace: {{ .namespace | default (include "webex-events.namespace" .root) | quote }}
 labels:
   {{- include "webex-events.selectorLabels" . | nindent 2 }}
   app.kubernetes.io/part-of: webex-events

@@ -14,7 +14,7 @@ One pod for all roles, the Jobs and the test. What differs comes as arguments:
 {{- $own := (index .root.Values .role | default dict).pod | default dict -}}
 {{- $pod := mergeOverwrite (deepCopy .root.Values.pod) (deepCopy $own) -}}
 {{- if .root.Values.openshift.enabled -}}
-{{- $_ := set $pod "securityContext" (omit $pod.securityContext "runAsUser" "runAsGroup" "fsGroup") -}}
+{{- $_ := set $pod "securityContext" (omit ($pod.securityContext | default dict) "runAsUser" "runAsGroup" "fsGroup") -}}
 {{- end -}}
 {{- toYaml $pod -}}
 {{- end }}
@@ -35,7 +35,7 @@ annotations:
 
 {{/* Where a pod runs, and with what rights. */}}
 {{- define "webex-events.podPlace" -}}
-serviceAccountName: {{ include "webex-events.serviceAccountName" . }}
+serviceAccountName: {{ include "webex-events.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 # Its variables for the Services of the namespace would begin like ours.
 enableServiceLinks: false
@@ -71,7 +71,7 @@ topologySpreadConstraints:
 
 {{/* A container of the product, without what only a server has. */}}
 {{- define "webex-events.container" -}}
-image: {{ include "webex-events.image" .root }}
+image: {{ include "webex-events.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- with .args }}
 args: {{ toJson . }}
@@ -116,7 +116,7 @@ volumeMounts:
 {{/* Folders, never single files (subPath): those would not change with their secret. */}}
 {{- define "webex-events.volumes" -}}
 - name: config
-  configMap: {name: {{ .configMap }}}
+  configMap: {name: {{ .configMap | quote }}}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
 {{- with .state }}
@@ -133,20 +133,20 @@ volumeMounts:
 {{- if has .component (list "receiver" "operator") }}
 - name: webhook
   secret:
-    secretName: {{ include "webex-events.secretName" (dict "root" .root "secret" "webhook") }}
+    secretName: {{ include "webex-events.secretName" (dict "root" .root "secret" "webhook") | quote }}
     defaultMode: 0440
     {{- if and (eq .component "operator") .root.Values.test.secretKey }}
-    items: [{key: {{ .root.Values.test.secretKey }}, path: {{ .root.Values.test.secretKey }}}]
+    items: [{key: {{ .root.Values.test.secretKey | quote }}, path: {{ .root.Values.test.secretKey | quote }}}]
     {{- end }}
 {{- end }}
 {{- if eq .role "processor" }}
 - name: webex
   secret:
-    secretName: {{ include "webex-events.secretName" (dict "root" .root "secret" "webex") }}
+    secretName: {{ include "webex-events.secretName" (dict "root" .root "secret" "webex") | quote }}
     defaultMode: 0440
 {{- with include "webex-events.policyConfigMap" .root }}
 - name: policy
-  configMap: {name: {{ . }}}
+  configMap: {name: {{ . | quote }}}
 {{- end }}
 {{- end }}
 {{- with .pod.extraVolumes }}
@@ -160,20 +160,20 @@ volumeMounts:
 {{- $account := include "webex-events.account" . | fromYaml -}}
 {{- if hasPrefix "SASL" $kafka.securityProtocol }}
 - secret:
-    name: {{ $account.existingSecret }}
-    items: [{key: {{ $account.passwordKey }}, path: password}]
+    name: {{ $account.existingSecret | quote }}
+    items: [{key: {{ $account.passwordKey | quote }}, path: password}]
 {{- end }}
 {{- if and (hasSuffix "SSL" $kafka.securityProtocol) $account.certificateKey }}
 - secret:
-    name: {{ $account.existingSecret }}
+    name: {{ $account.existingSecret | quote }}
     items:
-      - {key: {{ $account.certificateKey }}, path: tls.crt}
-      - {key: {{ $account.privateKeyKey }}, path: tls.key}
+      - {key: {{ $account.certificateKey | quote }}, path: tls.crt}
+      - {key: {{ $account.privateKeyKey | quote }}, path: tls.key}
 {{- end }}
 {{- if $kafka.ca.existingSecret }}
 - secret:
-    name: {{ $kafka.ca.existingSecret }}
-    items: [{key: {{ $kafka.ca.key }}, path: ca.crt}]
+    name: {{ $kafka.ca.existingSecret | quote }}
+    items: [{key: {{ $kafka.ca.key | quote }}, path: ca.crt}]
 {{- end }}
 {{- end }}
 

@@ -7,9 +7,9 @@ What the program is told: one file of settings for all pods, and the few variabl
 {{- $kafka := .Values.kafka -}}
 bus: kafka
 kafka:
-  bootstrap_servers: {{ join "," $kafka.bootstrapServers }}
+  bootstrap_servers: {{ join "," $kafka.bootstrapServers | quote }}
   topic_prefix: {{ $kafka.topicPrefix | quote }}
-  group: {{ $kafka.group }}
+  group: {{ $kafka.group | quote }}
   security_protocol: {{ $kafka.securityProtocol }}
   {{- if hasPrefix "SASL" $kafka.securityProtocol }}
   sasl:
@@ -36,7 +36,7 @@ webhook:
   secrets_dir: /etc/webex-events/secrets/webhook
 {{- with .Values.webex.tokenKey }}
 webex:
-  token_file: /etc/webex-events/secrets/webex/{{ . }}
+  token_file: {{ printf "/etc/webex-events/secrets/webex/%s" . | quote }}
 {{- end }}
 {{- if include "webex-events.policyConfigMap" . }}
 policy:
@@ -45,7 +45,9 @@ policy:
 {{- end }}
 
 {{- define "webex-events.config" -}}
-{{- mergeOverwrite (include "webex-events.settings" . | fromYaml) (deepCopy .Values.config) | toYaml -}}
+{{- $made := include "webex-events.settings" . | fromYaml -}}
+{{- with $made.Error }}{{ fail (printf "the settings that the chart makes are no YAML, which is a fault of the chart: %s" .) }}{{ end -}}
+{{- mergeOverwrite $made (deepCopy .Values.config) | toYaml -}}
 {{- end }}
 
 {{/* "" where there is no policy. */}}

@@ -41,8 +41,8 @@ emptyDir: {sizeLimit: 64Mi}
   spec:
     accessModes: [ReadWriteOnce]
     {{- with .volume.storageClassName }}
-    storageClassName: {{ . }}
+    storageClassName: {{ . | quote }}
     {{- end }}
     resources:
-      requests: {storage: {{ .volume.size }}}
+      requests: {storage: {{ .volume.size | quote }}}
 {{- end }}
