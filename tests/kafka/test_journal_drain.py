@@ -226,7 +226,7 @@ def test_a_journal_that_was_damaged(
     assert f"missing: {lost}" in said
     assert f"keep the volume, with {side}, until" in said
     assert f"keep the volume, with {side}, until" in still
-    assert not (first.stdout or again.stdout)
+    assert (first.stdout, again.stdout) == (b"", b"")
     assert len(on_kafka(kafka, topic_prefix)) == kept
     assert seen_to.returncode == 0
 
