@@ -242,11 +242,13 @@ def test_the_defaults_fit_the_schema() -> None:
     jsonschema.Draft7Validator(_schema()).validate(_values())
 
 
-@pytest.mark.parametrize("group", [".".join(group) for group in _groups(_values())])
+def _is_free(group: tuple[str, ...]) -> bool:
+    return any(re.fullmatch(pattern, ".".join(group)) for pattern in FREE)
+
+
+@pytest.mark.parametrize("group", [".".join(group) for group in _groups(_values()) if not _is_free(group)])
 def test_a_key_that_does_not_exist_is_refused(group: str) -> None:
     """A misspelt value would otherwise be a default in disguise."""
-    if any(re.fullmatch(pattern, group) for pattern in FREE):
-        return
     values = _values()
     at: Any = values
     for name in filter(None, group.split(".")):
@@ -276,17 +278,51 @@ def _is_there(values: Any, path: list[str]) -> bool:
     return path[0] in values and _is_there(values[path[0]], path[1:])
 
 
+#: What templates that are given a group of values call it, or are called.
+GIVEN_AS = {
+    "journal": "volume",
+    "state": "volume",
+    "webex": "egress",
+    "podMonitor": "endpoint",
+    "serviceMonitor": "endpoint",
+    "serviceAccounts": "role",
+    "processor": "role",
+}
+
+
 def test_every_value_is_used() -> None:
-    """One that does nothing promises something."""
-    templates = _templates()
+    """One that does nothing promises something. As `group.key`, or as `.key` by a template that is given the group."""
     values = _values()
-    keys = {name for group in _groups(values) if not _is_free(group) for name in _at(values, group)}
+    blocks = list(_blocks())
+    paths = [(*group, name) for group in _groups(values) if not _is_free(group) for name in _at(values, group)]
 
-    assert sorted(key for key in keys if not re.search(rf"\b{re.escape(key)}\b", templates)) == []
+    assert len(paths) > 200
+    assert [".".join(path) for path in paths if not any(_is_used(path, block) for block in blocks)] == []
 
 
-def _is_free(group: tuple[str, ...]) -> bool:
-    return any(re.fullmatch(pattern, ".".join(group)) for pattern in FREE)
+def test_a_value_that_is_not_used_is_found() -> None:
+    """Also one whose name stands somewhere else, or only in a comment."""
+    blocks = list(_blocks())
+
+    assert not any(_is_used(("kafka", "ca", "hostnames"), block) for block in blocks)
+    assert not any(_is_used(("kafka", "load"), block) for block in blocks)
+
+
+def _blocks() -> Iterator[str]:
+    """Each template that has a name, and what is left of each file; without comments."""
+    for path in sorted((CHART / "templates").rglob("*.*")):
+        text = re.sub(r"\{\{-? */\*.*?\*/ *-?\}\}", "", path.read_text("utf-8"), flags=re.DOTALL)
+        yield from re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE).split("{{- define ")
+
+
+def _is_used(path: tuple[str, ...], block: str) -> bool:
+    *_, key = path
+    groups = {name for group in path[-2:-1] for name in (group, GIVEN_AS.get(group, group))}
+    return _names(key, block) and (not groups or any(_names(group, block) for group in groups))
+
+
+def _names(key: str, block: str) -> bool:
+    return re.search(rf'[.]{re.escape(key)}\b|"{re.escape(key)}"', block) is not None
 
 
 def _at(values: Any, group: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from service.bus.topics import standard
+from service.core.errors import SettingsError
 from service.receiver.endpoint import PATH
 from service.settings import (
     PREFIX,
@@ -33,7 +35,19 @@ from service.settings import (
     require_token,
 )
 from tests.deploy.containers import Extracted, extract
-from tests.deploy.render import CHART, CannotRender, Object, Pods, Rendering, names, objects_of, of_kind, pods
+from tests.deploy.render import (
+    CHART,
+    CannotRender,
+    Object,
+    Pods,
+    Rendering,
+    names,
+    objects_of,
+    of_kind,
+    pods,
+    values_of,
+)
+from tests.deploy.values_schema import CHART_OWNED, LEFT_OUT, SCHEMA, current
 
 #: Which files a role reads: the beginnings of the settings' names.
 READS = {
@@ -223,25 +237,18 @@ def test_monitors_ask_for_the_path_and_the_port_of_the_program() -> None:
 
 # --- from the program to the chart ------------------------------------------------------------------------------------
 
-#: The settings that the chart sets itself; `config` refuses them by a sentence.
-SET_BY_THE_CHART = {
-    *("BUS", "KAFKA__BOOTSTRAP_SERVERS", "KAFKA__TOPIC_PREFIX", "KAFKA__GROUP", "KAFKA__INSTANCE_ID"),
-    *("KAFKA__SECURITY_PROTOCOL", "KAFKA__SASL__MECHANISM", "KAFKA__SASL__USERNAME", "KAFKA__SASL__PASSWORD_FILE"),
-    *("KAFKA__CA_FILE", "KAFKA__CERT_FILE", "KAFKA__KEY_FILE", "JOURNAL__ENABLED", "JOURNAL__PATH", "JOURNAL__MAX_MIB"),
-    *("RECEIVER__PORT", "ADMIN__PORT", "WEBHOOK__SECRETS_DIR", "WEBHOOK__SECRET", "POLICY__FILE"),
-    *("WEBEX__TOKEN", "WEBEX__SERVICE_APP__CALLER__TOKEN", "WEBEX__ORGANIZATIONS__<NAME>__TOKEN"),
-}
+#: What is needed, with a credential of its own.
 BASE = (
     'kafka.bootstrapServers=["kafka:9092"]',
     'webhook.existingSecret="webhook"',
     'webex.existingSecret="webex"',
-    'webex.tokenKey=""',
-    "processor.state.persistent=true",
 )
 A_UUID = "1eb65fdf-9643-417f-9974-ad72cae0e10f"
 #: Where the type does not say what would be accepted.
 SAMPLES: dict[str, object] = {
     "COMMANDS__ALLOW": "meetings.get",
+    "KAFKA__TOPICS__REPLICATION": 2,
+    "KAFKA__TOPICS__MIN_INSYNC": 2,
     "SWEEP__HOSTS": "host@example.com",
     "WEBEX__BASE_URL": "https://webex.example/v1",
     "WEBEX__ORGANIZATION_ID": A_UUID,
@@ -268,61 +275,214 @@ def _tree(path: list[str], value: object) -> Any:
     return {path[0]: _tree(path[1:], value)} if path else value
 
 
-def _json(name: str, value: object) -> str:
-    """For ``--set-json``: a setting below ``config``."""
-    first, *rest = [part.replace("<name>", "acme") for part in name.lower().split("__")]
-    return f"config.{first}={json.dumps(_tree(rest, value))}"
+def _parts(name: str) -> list[str]:
+    return name.lower().replace("<name>", "acme").split("__")
 
 
-#: The simulated Webex is no role of the chart.
-SETTABLE = [each for each in describe() if each.name not in SET_BY_THE_CHART and not each.name.startswith("SANDBOX__")]
+def _path(name: str) -> str:
+    """``webex.organizations.<name>.id`` of ``WEBEX__ORGANIZATIONS__<NAME>__ID``."""
+    return name.lower().replace("__", ".")
+
+
+WEBEX = "/etc/webex-events/secrets/webex"
+TOKEN = {"token_file": f"{WEBEX}/token"}
+REFRESHED = dict.fromkeys(("client_id", "client_secret_file", "refresh_token_file"), f"{WEBEX}/x")
+
+
+def _service_app(caller: Mapping[str, str]) -> dict[str, Any]:
+    app = dict.fromkeys(("application_id", "client_id", "client_secret_file"), f"{WEBEX}/x")
+    return {"service_app": {**app, "caller": caller}, "organization_id": A_UUID}
+
+
+def _organizations(credential: Mapping[str, str]) -> dict[str, Any]:
+    return {"organizations": {"acme": {"id": A_UUID, **credential}}}
+
+
+#: What stands beside a setting below ``webex``: a whole credential of the same kind. The first that matches.
+BESIDE: dict[str, Mapping[str, Any]] = {
+    "WEBEX__SERVICE_APP__CALLER__TOKEN_FILE": _service_app(TOKEN),
+    "WEBEX__SERVICE_APP__CALLER__.*": _service_app(REFRESHED),
+    "WEBEX__SERVICE_APP__.*": _service_app(TOKEN),
+    "WEBEX__ORGANIZATIONS__<NAME>__(ID|TOKEN_FILE)": _organizations(TOKEN),
+    "WEBEX__ORGANIZATIONS__.*": _organizations(REFRESHED),
+    "WEBEX__(CLIENT_.*|REFRESH_TOKEN_FILE)": REFRESHED,
+    ".*": TOKEN,
+}
+
+
+def _is_owned(name: str) -> bool:
+    """By the chart; or of the simulated Webex, which is no role of the chart."""
+    place = f"{_path(name)}."
+    return any(place.startswith(f"{each}.") for each in CHART_OWNED | LEFT_OUT)
+
+
+SETTABLE = [each for each in describe() if not _is_owned(each.name)]
+
+
+def test_what_stands_beside_them_is_accepted() -> None:
+    """Else what is refused below would be refused for another reason."""
+    Rendering(sets=BASE).text()
 
 
 @pytest.mark.parametrize(("name", "default"), [pytest.param(s.name, s.default, id=s.name) for s in SETTABLE])
-def test_every_setting_can_be_set_through_the_chart(name: str, default: str) -> None:
-    """And is what was set, in the file that the program reads."""
+def test_every_setting_can_be_set_through_the_chart(name: str, default: str, tmp_path: Path) -> None:
+    """And is what was set, in the file that the program reads; which takes it."""
     value = _sample(name, default)
-    filler = () if name.startswith("WEBEX__") else ('config.webex={"token_file": "/etc/webex-events/secrets/webex/t"}',)
-    rendering = Rendering(sets=(*BASE, *_credential(name, value), *filler))
+    beside = next(beside for pattern, beside in BESIDE.items() if re.fullmatch(pattern, name))
+    tree = _merged({"webex": beside}, _tree(_parts(name), value))
+    file = _settings_file(_with_config(tree))
 
-    tree = yaml.safe_load(next(_texts([_settings_of(rendering)])))
-    for part in name.lower().replace("<name>", "acme").split("__"):
-        tree = tree[part]
-    assert tree == value
-
-
-def _credential(name: str, value: object) -> tuple[str, ...]:
-    """The setting; one of Webex stands beside a credential, since the chart wants one."""
-    if not name.startswith("WEBEX__") or name.endswith("TOKEN_FILE"):
-        return (_json(name, value),)
-    beside = {"webex": {"token_file": "/etc/webex-events/secrets/webex/t"}}
-    if name == "WEBEX__REFRESH_TOKEN_FILE":
-        beside = {"webex": {}}
-    given = yaml.safe_load(_json(name, value).partition("=")[2])
-    return (f"config.webex={json.dumps({**beside['webex'], **given})}",)
+    found = yaml.safe_load(file)
+    for part in _parts(name):
+        found = found[part]
+    assert found == value
+    (tmp_path / "config.yaml").write_text(file, "utf-8")
+    require_token(load({f"{PREFIX}CONFIG": str(tmp_path / "config.yaml")}))
 
 
-def _settings_of(rendering: Rendering) -> Object:
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy; the other wins."""
+    both = {
+        key: _merged(value, other[key]) if isinstance(value, Mapping) and isinstance(other.get(key), Mapping) else value
+        for key, value in one.items()
+    }
+    return {**both, **{key: value for key, value in other.items() if not isinstance(both.get(key), Mapping)}}
+
+
+def _with_config(tree: Mapping[str, Any]) -> Rendering:
+    one = ('webex.tokenKey=""', "processor.state.persistent=true", "processor.replicas=1")
+    return Rendering(sets=(*BASE, *one, f"config={json.dumps(tree)}"))
+
+
+def _settings_file(rendering: Rendering) -> str:
     found = [each for each in of_kind(rendering.objects(), "ConfigMap") if "config.yaml" in each["data"]]
-    return next(each for each in found if each["metadata"]["name"] == "hooks-webex-events")
+    return str(next(each for each in found if each["metadata"]["name"].endswith("webex-events"))["data"]["config.yaml"])
 
 
-@pytest.mark.parametrize("name", sorted(SET_BY_THE_CHART))
-def test_what_the_chart_sets_is_refused_elsewhere(name: str) -> None:
-    """Twice the same would be twice a truth."""
-    with pytest.raises(CannotRender, match=r"config|schema"):
-        Rendering(sets=(*BASE, _json(name, "something"))).text()
+@pytest.mark.parametrize("place", sorted(CHART_OWNED))
+def test_what_the_chart_sets_is_refused_elsewhere(place: str) -> None:
+    """Twice the same would be twice a truth. By a sentence, which says where it stands."""
+    where = place.replace("<name>", "acme")
+    sentence = f"config.{where} is set by the chart. Use "
+    if place.endswith(".token") and place != "webex.token":
+        sentence = f"config.{where.removesuffix('.token')} has a token in it, and a ConfigMap is no place for a secret."
+
+    with pytest.raises(CannotRender, match=re.escape(f"* {sentence}")):
+        Rendering(sets=(*BASE, f"config={json.dumps(_tree(where.split('.'), 'something'))}")).text()
 
 
 def test_what_the_chart_sets_exists() -> None:
-    """The list above is not older than the program."""
-    assert {each.name for each in describe()} >= SET_BY_THE_CHART
+    """The list is not older than the program."""
+    known = {_path(each.name) for each in describe()}
+
+    assert [place for place in CHART_OWNED if not any(f"{each}.".startswith(f"{place}.") for each in known)] == []
 
 
-def test_a_setting_that_does_not_exist_is_refused() -> None:
-    """When it is installed, not when the pod starts."""
-    with pytest.raises(CannotRender):
-        Rendering(sets=(*BASE, 'config.log={"levle": "debug"}')).text()
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ({"log": {"levle": "debug"}}, "/config/log"),
+        ({"webhook": {"SECRET": "x"}}, "/config/webhook"),
+        ({"webex": {"Token": "x"}}, "/config/webex"),
+        ({"webex": {"organizations": {"acme": {"TOKEN": "x"}}}}, "/config/webex/organizations/acme"),
+        ({"webex": {"organizations": {"ACME": {"id": A_UUID}}}}, "/config/webex/organizations"),
+        ({"sandbox": {"port": 1}}, "/config"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(config: object, where: str) -> None:
+    """When it is installed, not when the pod starts. One in capitals, too: no guard would look at it."""
+    with pytest.raises(CannotRender, match=re.escape(f"'{where}': additional properties ")):
+        Rendering(sets=(*BASE, f"config={json.dumps(config)}")).text()
+
+
+def test_the_schema_of_the_settings_is_current() -> None:
+    """Else: ``python -m tests.deploy.values_schema --write``."""
+    assert SCHEMA.read_text("utf-8") == current()
+
+
+# --- what the chart's own suite lets pass -----------------------------------------------------------------------------
+
+
+def _cases(which: str) -> list[Any]:
+    """Cases of the suite of guards whose names begin so."""
+    suite = yaml.safe_load((CHART / "tests" / "guards_test.yaml").read_text("utf-8"))
+    found = [each for each in suite["tests"] if each["it"].startswith(which)]
+    return [pytest.param(each.get("set", {}), id=each["it"]) for each in found]
+
+
+@pytest.mark.parametrize("values", _cases("passes"))
+def test_what_guards_let_pass_the_program_takes(values: Mapping[str, object], tmp_path: Path) -> None:
+    """With what each role demands."""
+    sets = tuple(f"{name}={json.dumps(value)}" for name, value in values.items())
+    objects = Rendering(values=values_of("minimal"), sets=sets, release="web").objects()
+    seen = set()
+    for each in pods(objects):
+        container = extract(each, objects, Everything({"current"}), tmp_path / each.owner["metadata"]["name"])
+        settings = load(container.environ)
+        seen.add(container.role)
+        _demand(container.role, settings)
+
+    assert seen & {"receiver", "processor"}
+
+
+def _demand(role: str, settings: Settings) -> None:
+    """Raises SettingsError where the role would end at its start."""
+    require_kafka(settings)
+    if role == "receiver":
+        require_secrets(settings)
+    if role == "processor":
+        require_token(settings)
+
+
+#: Sentences about credentials: each stands for a refusal of the program.
+CREDENTIALS = (
+    "half ",
+    "two credentials of an",
+    "a caller of no",
+    "a Service App ",
+    "a credential of which",
+    "an organisation without",
+)
+
+
+@pytest.mark.parametrize("values", [case for which in CREDENTIALS for case in _cases(which)])
+def test_credentials_that_guards_refuse_the_program_refuses(values: Mapping[str, object], tmp_path: Path) -> None:
+    """So no guard is in the way of what would work."""
+    chart = tmp_path / CHART.name
+    shutil.copytree(CHART, chart)
+    (chart / "templates" / "validate.yaml").unlink()
+    sets = tuple(f"{name}={json.dumps(value)}" for name, value in values.items())
+    file = _settings_file(Rendering(chart=chart, values=values_of("minimal"), sets=sets, release="web"))
+    (tmp_path / "config.yaml").write_text(file, "utf-8")
+
+    with pytest.raises(SettingsError):
+        require_token(load({f"{PREFIX}CONFIG": str(tmp_path / "config.yaml")}))
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (('kafka.bootstrapServers=["[fd00::1]:9092"]',), {"bootstrap_servers": "[fd00::1]:9092"}),
+        (('kafka.group="a: b"',), {"group": "a: b"}),
+        (('kafka.group="123"',), {"group": "123"}),
+        (('kafka.group="1:30"',), {"group": "1:30"}),
+        (('kafka.group="no"',), {"group": "no"}),
+        (('kafka.group="# none"',), {"group": "# none"}),
+        (('kafka.group="1_000"',), {"group": "1_000"}),
+        (('kafka.group="\\"\\\\"',), {"group": '"\\'}),
+        (('kafka.topicPrefix="1e3"',), {"topic_prefix": "1e3"}),
+        (('receiver.journal={"maxMib": 1048576}',), {}),
+    ],
+)
+def test_the_program_reads_what_was_said(sets: tuple[str, ...], expected: Mapping[str, str], tmp_path: Path) -> None:
+    """Whatever YAML would take it for."""
+    file = _settings_file(Rendering(sets=(*BASE, *sets)))
+    (tmp_path / "config.yaml").write_text(file, "utf-8")
+
+    settings = load({f"{PREFIX}CONFIG": str(tmp_path / "config.yaml")})
+
+    assert {name: getattr(settings.kafka, name) for name in expected} == expected
+    assert settings.bus == "kafka"
 
 
 # --- Kafka ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +296,21 @@ def test_a_long_name_of_a_release_breaks_nothing(name: str) -> None:
     objects = Rendering(values=values_of(name), release="r" * 53, sets=("extraObjects=[]",)).objects()
 
     assert [sentence for policy in POLICIES for sentence in policy(objects)] == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_names_that_yaml_takes_for_something_else_break_nothing(name: str) -> None:
+    """A release may be called 123, and a chart `no`."""
+    sets = ("extraObjects=[]", 'nameOverride="no"', 'webhook.existingSecret="1"', 'webex.existingSecret="2"')
+    objects = Rendering(values=values_of(name), release="123", sets=sets).objects()
+
+    assert [sentence for policy in POLICIES for sentence in policy(objects)] == []
+    assert [value for each in objects for value in _named(each) if not isinstance(value, str)] == []
+
+
+def _named(node: Any) -> Iterator[object]:
+    """What refers to a name, at any depth."""
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key in {"name", "secretName", "serviceAccountName"})
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _named(each)

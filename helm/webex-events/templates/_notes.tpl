@@ -27,7 +27,7 @@
 {{- if and .Values.processor.enabled (not (include "webex-events.policyConfigMap" .)) }}
 * No policy: every registrant is held. See policy.files.
 {{- end }}
-{{- if and .Values.processor.enabled (gt (include "webex-events.leastPods" (dict "root" . "role" "processor") | int) 1) (contains "refresh_token_file" (toJson .Values.config)) }}
+{{- if and .Values.processor.enabled (gt (include "webex-events.leastPods" (dict "root" . "role" "processor") | int) 1) (include "webex-events.refreshes" .) }}
 * Each processor keeps the refresh token that Webex gave it last; the one that stands by has only that of the secret. Where Webex replaces yours, use processor.replicas=1.
 {{- end }}
 {{- if not .Values.networkPolicy.enabled }}
@@ -40,7 +40,7 @@
 * No monitor: nobody would see that events are refused. See monitoring.
 {{- end }}
 {{- if and .Values.monitoring.prometheusRule.enabled (not (contains "webex-events" (include "webex-events.fullname" .))) }}
-* The alerts about pods, claims and autoscalers look for names that hold "webex-events"; those of this release do not.
+* The alerts about pods and autoscalers look for names that hold "webex-events"; those of this release do not.
 {{- end }}
 {{- if and $receiver.httpRoute.enabled $receiver.ingress.enabled }}
 * HTTPRoute and Ingress both lead to the receiver; that is good for moving from one to the other, and for nothing else.

@@ -91,10 +91,18 @@ the External Secrets Operator makes, else the common one. Takes root and role.
 
 {{/* Whoever needs an account: towards Kafka, and a ServiceAccount. */}}
 {{- define "webex-events.accounts" -}}
-operator
-{{- if or .Values.receiver.enabled .Values.journalDrain.claims }},receiver{{ end }}
-{{- if .Values.processor.enabled }},processor{{ end }}
-{{- if eq .Values.topics.mode "job" }},topics{{ end }}
+{{- $needed := dict
+  "operator" (and .Values.test.enabled .Values.receiver.enabled)
+  "processor" .Values.processor.enabled
+  "receiver" (or .Values.receiver.enabled .Values.journalDrain.claims)
+  "topics" (eq .Values.topics.mode "job") }}
+{{- $roles := list }}
+{{- range $role, $yes := $needed }}
+{{- if $yes }}
+{{- $roles = append $roles $role }}
+{{- end }}
+{{- end }}
+{{- join "," $roles }}
 {{- end }}
 
 {{- define "webex-events.strimziUsers" -}}

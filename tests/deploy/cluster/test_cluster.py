@@ -24,6 +24,7 @@ from tests.deploy.render import (
     NAMESPACE,
     RELEASE,
     Object,
+    helm,
     name_of,
     names,
     objects_of,
@@ -93,7 +94,9 @@ def _storage(name: str) -> Iterator[Object]:
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 @pytest.mark.parametrize("name", names())
 def test_both_helms_render_the_same_objects(name: str, kubernetes: str) -> None:
-    """Helm 3 is still widely used. Their blank lines differ, and nothing else."""
+    """Helm 3 is still widely used, and has nothing to find fault with. Their blank lines differ, and nothing else."""
+    helm("helm3", "lint", str(CHART), "--strict", "--kube-version", f"{kubernetes}.0", "--values", str(values_of(name)))
+
     assert _sorted(objects_of(name, kubernetes, "helm3")) == _sorted(objects_of(name, kubernetes, "helm4"))
 
 
@@ -185,16 +188,16 @@ def installed(cluster: Cluster, name: str) -> Iterator[str]:
     before = _everything(cluster)
     try:
         yield helm(cluster, "install", str(CHART), "--values", str(values_of(name)))
-        cluster.helm("uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "60s")
+        cluster.helm("uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found", "--wait", "--timeout", "60s")
         _until(lambda: not _new(cluster, before))
     finally:
         _wipe(cluster, before)
 
 
-def helm(cluster: Cluster, verb: str, *arguments: str) -> str:
+def helm(cluster: Cluster, verb: str, *arguments: str, version: str = "helm4") -> str:
     """``install`` or ``upgrade``, until everything is ready."""
     common = ("-n", NAMESPACE, "--wait", "--timeout", "90s", *AT_ONCE)
-    return cluster.helm(verb, RELEASE, *arguments, *common)
+    return cluster.helm(verb, RELEASE, *arguments, *common, name=version)
 
 
 def _everything(cluster: Cluster) -> set[str]:
@@ -207,8 +210,9 @@ def _everything(cluster: Cluster) -> set[str]:
 
 
 def _new(cluster: Cluster, before: set[str]) -> set[str]:
-    """What was not there before and is not meant to stay: a claim has accepted events on it."""
-    return {each for each in _everything(cluster) - before if not re.search(r" PersistentVolumeClaim/journal-", each)}
+    """What was not there before and is not meant to stay: claims have accepted events on them, topics events and the ledger."""
+    kept = re.compile(r" (PersistentVolumeClaim/journal-|KafkaTopic/)")
+    return {each for each in _everything(cluster) - before if not kept.search(each)}
 
 
 def _wipe(cluster: Cluster, before: set[str]) -> None:
@@ -272,6 +276,85 @@ def test_a_release_lives_and_leaves_nothing(cluster: Cluster, name: str, tmp_pat
 def _charts(cluster: Cluster) -> set[str]:
     """By which all workloads are made."""
     return {each["metadata"]["labels"]["helm.sh/chart"] for each in cluster.get("statefulsets,deployments", "-A")}
+
+
+# --- what would be lost -----------------------------------------------------------------------------------------------
+
+
+def _topics(cluster: Cluster) -> dict[str, int]:
+    """Strimzi would make and delete them in Kafka as they come and go."""
+    return {each["metadata"]["name"]: each["spec"]["partitions"] for each in cluster.get("kafkatopics", "-A")}
+
+
+def test_topics_outlive_their_release(cluster: Cluster) -> None:
+    """Another way to make them, or no release at all, deletes none; and the same release takes them over again."""
+    values = ("--values", str(values_of("strimzi")))
+    by_hand = "topics.mode=none,topics.strimzi.users.enabled=false"
+    with installed(cluster, "strimzi"):
+        made = _topics(cluster)
+        helm(cluster, "upgrade", str(CHART), *values, "--set", by_hand)
+        assert _topics(cluster) == made
+        helm(cluster, "upgrade", str(CHART), *values)
+        cluster.helm("uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "60s")
+        assert _topics(cluster) == made
+        helm(cluster, "install", str(CHART), *values)
+
+    assert len(made) == 13
+
+
+def test_topics_keep_their_partitions(cluster: Cluster) -> None:
+    """Strimzi would add some to topics that have records."""
+    values = ("--values", str(values_of("strimzi")))
+    with installed(cluster, "strimzi"):
+        made = _topics(cluster)
+        with pytest.raises(Refused, match=r"ledger has \d+ partitions, and config.kafka.topics.partitions is 48"):
+            helm(cluster, "upgrade", str(CHART), *values, "--set", "config.kafka.topics.partitions=48")
+        assert _topics(cluster) == made
+
+
+AUTOSCALERS = {
+    "receiver": ("hpa", "receiver.autoscaling.enabled=false", "receiver.autoscaling.minReplicas=4"),
+    "processor": ("keda", "processor.keda.enabled=false", "processor.keda.minReplicas=4"),
+}
+
+
+@pytest.mark.parametrize("version", ["helm3", "helm4"])
+@pytest.mark.parametrize("role", AUTOSCALERS)
+def test_an_autoscaler_takes_no_pod_away_when_it_comes(cluster: Cluster, role: str, version: str) -> None:
+    """Nor does an upgrade while it is on. Not even for the moment until it has looked: no other count was ever written."""
+    name, off, on = AUTOSCALERS[role]
+    chart = (str(CHART), "--values", str(values_of(name)))
+    workload = f"statefulset/{RELEASE}-webex-events-{role}"
+    furnish(cluster, rendered(name))
+    before = _everything(cluster)
+    try:
+        helm(cluster, "install", *chart, "--set", f"{off},{role}.replicas=4", version=version)
+        was = cluster.get(workload, "-n", NAMESPACE)[0]
+        helm(cluster, "upgrade", *chart, "--set", on, version=version)
+        scaled = cluster.get(workload, "-n", NAMESPACE)[0]
+        cluster.kubectl("scale", workload, "-n", NAMESPACE, "--replicas=5")
+        helm(cluster, "upgrade", *chart, "--set", on, version=version)
+        later = cluster.get(workload, "-n", NAMESPACE)[0]
+    finally:
+        _wipe(cluster, before)
+
+    # A generation is counted at each change of the specification.
+    assert _count(scaled) == _count(was) == (4, was["metadata"]["generation"])
+    assert _count(later) == (5, was["metadata"]["generation"] + 1)
+
+
+def _count(workload: Object) -> tuple[int, int]:
+    return workload["spec"]["replicas"], workload["metadata"]["generation"]
+
+
+def test_an_autoscaler_for_fewer_receivers_than_there_are_is_refused(cluster: Cluster) -> None:
+    """The journal of one that goes may hold events."""
+    more = ("--set", "receiver.replicas=3")
+    with installed(cluster, "minimal"):
+        values = (str(CHART), "--values", str(values_of("minimal")), *more)
+        helm(cluster, "upgrade", *values)
+        with pytest.raises(Refused, match="minReplicas 2, and 3 receivers run"):
+            helm(cluster, "upgrade", *values, "--set", "receiver.autoscaling.enabled=true")
 
 
 # --- nodes are drained ------------------------------------------------------------------------------------------------

@@ -30,6 +30,6 @@ namespaceSelector:
   matchNames: [{{ include "webex-events.namespace" . }}]
 selector:
   matchLabels:
-    app.kubernetes.io/name: {{ include "webex-events.name" . }}
-    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/name: {{ include "webex-events.name" . | quote }}
+    app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
