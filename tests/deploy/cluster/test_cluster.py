@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy import render
 from tests.deploy.cluster.control_plane import Cluster, Refused
 from tests.deploy.render import (
     CHART,
@@ -24,7 +25,6 @@ from tests.deploy.render import (
     NAMESPACE,
     RELEASE,
     Object,
-    helm,
     name_of,
     names,
     objects_of,
@@ -95,7 +95,9 @@ def _storage(name: str) -> Iterator[Object]:
 @pytest.mark.parametrize("name", names())
 def test_both_helms_render_the_same_objects(name: str, kubernetes: str) -> None:
     """Helm 3 is still widely used, and has nothing to find fault with. Their blank lines differ, and nothing else."""
-    helm("helm3", "lint", str(CHART), "--strict", "--kube-version", f"{kubernetes}.0", "--values", str(values_of(name)))
+    render.helm(
+        "helm3", "lint", str(CHART), "--strict", "--kube-version", f"{kubernetes}.0", "--values", str(values_of(name))
+    )
 
     assert _sorted(objects_of(name, kubernetes, "helm3")) == _sorted(objects_of(name, kubernetes, "helm4"))
 
