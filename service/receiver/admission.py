@@ -17,10 +17,11 @@ from service.core.errors import Overloaded
 AHEAD = 0.75
 #: More come than are served: so many times as many. Less may be chance, or a store that is slow, and not too small.
 _OVERLOAD = 1.5
-#: So few, and nobody is refused for the pace.
+#: So few who wait, and nobody is refused for the pace.
 _FEW = 16
-#: The pace is that of so many seconds: unknown before the first number, and of the past no more than about the second.
-_LEAST, _MOST = 0.1, 1.0
+#: The pace is that of so many seconds: unknown before the first number, because the first batches of a store that was idle, or
+#: stood still, are small; and of the past no more than about the second.
+_LEAST, _MOST = 0.5, 1.0
 #: Nobody served for so many seconds: everything stands still, and has no pace. Well below :data:`AHEAD`, or those who come
 #: as it begins to stand still would be taken for too many.
 _STILL = 0.4
@@ -106,7 +107,7 @@ class _Pace:
     def too_late(self, now: float, waiting: int) -> bool:
         """Whether somebody who comes now, as one of so many who wait, would do so for too long, because too many come."""
         behind = self.came - self._front
-        if behind < _FEW or 2 * behind < waiting:  # of the others most are stuck: they say nothing of who comes now
+        if behind < _FEW or behind < 0.8 * waiting:  # the others are stuck: they say nothing of who comes now
             self._begun = None
             return False
         self._asked += 1
