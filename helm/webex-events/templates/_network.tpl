@@ -1,3 +1,10 @@
+{{/* The names under which Webex calls, as YAML; "[]" where none is told. */}}
+{{- define "webex-events.publicNames" -}}
+{{- $route := .Values.receiver.httpRoute.enabled | ternary .Values.receiver.httpRoute.hostnames list -}}
+{{- $ingress := .Values.receiver.ingress.enabled | ternary .Values.receiver.ingress.hosts list -}}
+{{- concat $route $ingress | uniq | sortAlpha | toYaml -}}
+{{- end }}
+
 {{/* One egress rule. Takes peers and ports. */}}
 {{- define "webex-events.egress" -}}
 - to:

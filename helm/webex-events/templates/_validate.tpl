@@ -271,6 +271,14 @@ itself (a type, an unknown key, a missing number) values.schema.json says before
 {{- if and $receiver.ingress.enabled (not $receiver.ingress.hosts) }}
 * receiver.ingress.hosts is empty: the path would be taken on every name of the controller. Name the host that Webex calls.
 {{- end }}
+{{- if and $receiver.enabled $receiver.certificate.enabled }}
+{{- if not $receiver.certificate.issuerRef.name }}
+* receiver.certificate.issuerRef has no name: nobody would sign it. Name your issuer, and its kind.
+{{- end }}
+{{- if eq (include "webex-events.publicNames" .) "[]" }}
+* receiver.certificate would be for no name. Set receiver.httpRoute.hostnames or receiver.ingress.hosts, or leave it to whoever made the gateway.
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "webex-events.validate.topics" -}}

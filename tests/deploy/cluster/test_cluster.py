@@ -266,13 +266,24 @@ def test_a_release_lives_and_leaves_nothing(cluster: Cluster, name: str, tmp_pat
         cluster.helm("rollback", RELEASE, "1", "-n", NAMESPACE, "--wait", "--timeout", "90s")
         assert "webex-events-9.8.7" not in _charts(cluster)
         history = json.loads(cluster.helm("history", RELEASE, "-n", NAMESPACE, "-o", "json"))
-        tested = cluster.helm("test", RELEASE, "-n", NAMESPACE, "--timeout", "60s")
+        said = tested(cluster)
 
     assert [each["status"] for each in history] == ["superseded", "superseded", "deployed"]
-    assert "Succeeded" in tested or not [each for each in pods(objects_of(name)) if each.owner["kind"] == "Pod"]
+    assert "Succeeded" in said or not [each for each in pods(objects_of(name)) if each.owner["kind"] == "Pod"]
     assert "NOTES:" in notes
     assert "<no value>" not in notes
     print(f"{name}: installed, upgraded, rolled back, tested, removed in {time.monotonic() - began:.1f} s")  # noqa: T201
+
+
+def tested(cluster: Cluster) -> str:
+    """What ``helm test`` said. On a busy machine helm 4 may call a pod unready in its first second; then it is asked again."""
+    command = ("test", RELEASE, "-n", NAMESPACE, "--timeout", "60s")
+    try:
+        return cluster.helm(*command)
+    except Refused as refusal:
+        if "status: InProgress" not in str(refusal):
+            raise
+    return cluster.helm(*command)
 
 
 def _charts(cluster: Cluster) -> set[str]:
