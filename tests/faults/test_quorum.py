@@ -9,6 +9,7 @@ import pytest
 
 from service.bus.topics import TopicPlan
 from tests.faults.quorum import active_controller, copies, repartition
+from tests.faults.stage import eventually
 from tests.kafka.fixtures import ClusterFactory
 from tests.kafka.harness import Broker
 from tests.kafka.records import create_topics
@@ -34,11 +35,14 @@ async def test_the_controller_and_the_copies(kafka_clusters: ClusterFactory, top
     (first,) = {active_controller(broker.address, broker.port) for broker in cluster.brokers}
     before = await copies(cluster.bootstrap, [topic])
     await repartition(cluster.bootstrap, [topic], 3)
-    grown = await copies(cluster.bootstrap, [topic])
+    wanted = {(topic, partition) for partition in range(3)}
 
+    async def grown() -> bool:
+        return (await copies(cluster.bootstrap, [topic])).keys() == wanted
+
+    await eventually(grown, within=20)  # a broker hears of it a moment after the controller has said so
     assert before.keys() == {(topic, 0), (topic, 1)}
     assert all(each.replicas == each.in_sync == {1, 2, 3} and each.leader in {1, 2, 3} for each in before.values())
-    assert grown.keys() == {(topic, 0), (topic, 1), (topic, 2)}
     cluster.brokers[first - 1].kill()
     survivor = next(broker for broker in cluster.brokers if broker.running)
     assert elected(survivor, besides=first) in {1, 2, 3} - {first}
