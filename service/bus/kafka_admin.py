@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_groupless import answer_within
 from service.bus.kafka_refusal import reason_of
 from service.bus.topics import Existing
 from service.core.errors import KafkaUnavailable
@@ -131,10 +132,4 @@ def _problem(error_code: int, message: str | None) -> str:
 
 
 async def _answer(asked: Awaitable[Answer]) -> Answer:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await asked
-    except TimeoutError:
-        raise KafkaUnavailable(f"no answer within {PATIENCE:g} s") from None
-    except KafkaError as error:
-        raise KafkaUnavailable(reason_of(error)) from error
+    return await answer_within(PATIENCE, asked)

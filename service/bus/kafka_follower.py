@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
 import aiokafka
-from aiokafka.errors import KafkaError
 
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_groupless import answer_within, groupless
 from service.bus.kafka_plain import read_plainly
 from service.bus.kafka_record import received
-from service.bus.kafka_refusal import reason_of
-from service.core.errors import KafkaUnavailable
 from service.core.message import Received
 
 #: Seconds between two looks where the last one found nothing.
@@ -24,8 +21,6 @@ LOOK = 0.2
 #: Records of one partition that one look takes at most, so that the others have their turn.
 LOOK_RECORDS = 500
 
-CLOSE_SECONDS = 5.0
-
 Answer = TypeVar("Answer")
 
 
@@ -33,29 +28,17 @@ class KafkaFollower:
     """An asynchronous context manager. ``patience``: seconds without an answer after which it gives up."""
 
     def __init__(self, *, connection: Connection, topic_prefix: str, patience: float = 20.0) -> None:
-        self._connection, self._prefix, self._patience = connection, topic_prefix, patience
+        self._prefix, self._patience = topic_prefix, patience
         self._positions: dict[Any, int] = {}
+        self._open = groupless(connection, patience=patience)
 
     async def __aenter__(self) -> KafkaFollower:
         """Connect. Raises KafkaUnavailable."""
-        self._consumer = self._connection.client(
-            aiokafka.AIOKafkaConsumer,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            request_timeout_ms=int(self._patience * 1000),
-        )
-        try:
-            await self._answer(self._consumer.start())
-        except BaseException:
-            await self.__aexit__()
-            raise
+        self._consumer = await self._open.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        with suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._consumer.stop()
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._open.__aexit__(*raised)
 
     async def follow(self, partitions: Mapping[str, int], *, since: datetime | None) -> None:
         """Read so many partitions of these topics too: what was written at ``since`` or later; None: from now on. One that is
@@ -104,10 +87,4 @@ class KafkaFollower:
         return [received(place.topic.removeprefix(self._prefix), record) for record in records]
 
     async def _answer(self, asked: Awaitable[Answer]) -> Answer:
-        try:
-            async with asyncio.timeout(self._patience):
-                return await asked
-        except TimeoutError:
-            raise KafkaUnavailable(f"no answer within {self._patience:g} s") from None
-        except KafkaError as error:
-            raise KafkaUnavailable(reason_of(error)) from error
+        return await answer_within(self._patience, asked)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
 import aiokafka
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_groupless import answer_within, groupless
 from service.bus.kafka_plain import read_plainly
 from service.bus.kafka_record import received
-from service.bus.kafka_refusal import reason_of
 from service.core.errors import KafkaUnavailable
 from service.core.message import Received
 
 POLL_MS = 500
-CLOSE_SECONDS = 5.0
 
 Answer = TypeVar("Answer")
 
@@ -65,33 +63,15 @@ class KafkaReader:
 
     @asynccontextmanager
     async def _consumer(self, place: Any) -> AsyncIterator[Any]:
-        consumer = self._connection.client(
-            aiokafka.AIOKafkaConsumer,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            request_timeout_ms=int(self._patience * 1000),
-        )
-        try:
-            await self._answer(consumer.start())
+        async with groupless(self._connection, patience=self._patience) as consumer:
             consumer.assign([place])
             await self._answer(_see(consumer, place.topic))
             if not await self._answer(consumer.seek_to_beginning(place)):
                 raise KafkaUnavailable(f"{place.topic}/{place.partition} has no leader that answers")
             yield consumer
-        finally:
-            with suppress(KafkaError, TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await consumer.stop()
 
     async def _answer(self, asked: Awaitable[Answer]) -> Answer:
-        try:
-            async with asyncio.timeout(self._patience):
-                return await asked
-        except TimeoutError:
-            raise KafkaUnavailable(f"no answer within {self._patience:g} s") from None
-        except KafkaError as error:
-            raise KafkaUnavailable(reason_of(error)) from error
+        return await answer_within(self._patience, asked)
 
 
 async def _see(consumer: Any, topic: str) -> None:

@@ -55,8 +55,6 @@ _Count = Annotated[int | None, typer.Option(min=1, metavar="N", help="End when s
 _Timeout = Annotated[
     float | None, typer.Option(min=0.1, metavar="SECONDS", help="End after so long; with --count that is exit code 4.")
 ]
-
-
 _Output = Annotated[Format | None, typer.Option("--output", "-o", help="Default: table on a terminal, else jsonl.")]
 
 
@@ -93,9 +91,7 @@ def tail(
     if strange := sorted(set(topics or ()) - {*EVENT_TOPICS, *_OTHERS}):
         end(f"No topic of events: {', '.join(strange)}; there are {', '.join((*EVENT_TOPICS, *_OTHERS))}.", WRONG)
     wanted = _Wanted(topics or EVENT_TOPICS, type_, _begin(since, from_beginning=from_beginning), count)
-    shape = form or (Format.TABLE if sys.stdout.isatty() else Format.JSONL)
-
-    show = _Show(wanted, shape)
+    show = _Show(wanted, form or (Format.TABLE if sys.stdout.isatty() else Format.JSONL))
 
     async def work(bus: BusClient) -> str:
         await _announce(bus, wanted, named=bool(topics))
@@ -103,8 +99,10 @@ def tail(
             async with asyncio.timeout(timeout):
                 await show.follow(bus)
         except TimeoutError:
-            return show.missing(f"{show.shown} of {count} events came within {timeout:g} s.")
-        return show.missing(_NOBODY_WRITES)
+            missing = "" if count is None else f"{show.shown} of {count} events came within {timeout:g} s."
+        else:
+            missing = "" if count is None and wanted.since is not None else _NOBODY_WRITES
+        return "" if show.shown == count else missing
 
     if said := over_bus(settings, work, create=False):
         end(said, NOT_NOW)
@@ -149,12 +147,6 @@ class _Show:
                     self._look(record)
                     if self.shown == self._wanted.count:
                         return
-
-    def missing(self, sentence: str) -> str:
-        """``sentence`` where what was asked for did not come, else ""."""
-        count, since = self._wanted.count, self._wanted.since
-        ended_well = since is not None or sentence is not _NOBODY_WRITES
-        return "" if self.shown == count or (count is None and ended_well) else sentence
 
     def _look(self, record: Received) -> None:
         event = _event(record)

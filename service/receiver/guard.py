@@ -11,6 +11,7 @@ The caps are counted twice. Callbacks count what the parser has understood, sinc
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import math
 from collections import deque
@@ -45,7 +46,7 @@ _PARTS = 64
 _IDLE, _HEAD, _BODY, _OVER = range(4)
 
 
-class Guard(HttpToolsProtocol):
+class Guard(HttpToolsProtocol, abc.ABC):
     """One connection. uvicorn makes it, by ``functools.partial(…, connections=…)`` of a subclass as ``Config(http=…)``."""
 
     def __init__(
@@ -293,12 +294,12 @@ class Guard(HttpToolsProtocol):
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def hand_on(self, place: Place) -> None:
         """Have the request answered, now or later.
 
         It is this object's ``method``, ``path``, ``fields`` and ``parts``, until this returns.
         """
-        raise NotImplementedError
 
     def send_answers(self) -> None:
         """Send what is answered, in the order of the requests."""

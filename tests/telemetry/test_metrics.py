@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -248,8 +249,9 @@ def test_a_token_whose_end_nobody_knows_has_none() -> None:
     """Nothing is shown, rather than a moment long ago; whatever shares a label shows the one that ends first."""
     metrics = Metrics()
     metrics.watch_token("fixed", lambda: None)
-    for number in range(70):
-        metrics.watch_token(f"org{number}", lambda ends=5.0 if number == 66 else 9.0: ends)  # type: ignore[misc]
+    ends = {f"org{number}": 5.0 if number == 66 else 9.0 for number in range(70)}
+    for organization in ends:
+        metrics.watch_token(organization, partial(ends.get, organization))
 
     shown = text(metrics)
 

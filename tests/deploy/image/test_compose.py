@@ -124,8 +124,3 @@ def _all_end_well(compose: Compose, figures: list[str]) -> None:
         compose.engine.podman("stop", "--time", "30", name)
         figures.append(f"compose: {service} used {used}, SIGTERM to exit in {time.monotonic() - began:.1f} s")
         assert compose.engine.container(name)["State"]["ExitCode"] == 0
-
-
-def test_the_file_is_one_of_the_compose_specification(engine: Engine) -> None:
-    check = (str(tool("check-jsonschema")), "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml"))
-    engine.do(*check)

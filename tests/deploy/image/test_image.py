@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.image.engine import Engine
-from tests.deploy.image.images import PRODUCT, ROOT
-from tests.deploy.tools import tool
+from tests.deploy.image.images import PRODUCT
 
 #: MB above the base.
 BUDGET = 120
@@ -40,11 +39,6 @@ print(json.dumps({
 def settings(engine: Engine) -> dict[str, Any]:
     """The image's own: entry point, user, ports …"""
     return dict(engine.image(PRODUCT)["Config"])
-
-
-def test_hadolint_has_nothing_to_say(engine: Engine) -> None:
-    done = engine.run(str(tool("hadolint")), str(ROOT / "Dockerfile"))
-    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_layers_above_the_base_are_few_megabytes(engine: Engine, base: str, figures: list[str]) -> None:
