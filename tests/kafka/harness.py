@@ -203,8 +203,10 @@ class Broker:
         self._wait(10)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
+        """SIGSTOP: connections stay open, nothing answers. Returns once it stands still: a thread may run on for a moment."""
         self._signal(signal.SIGSTOP)
+        while self._process is not None and self.running and not _stands_still(self._process.pid):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -315,6 +317,18 @@ def end_leftovers(folder: Path | None = None) -> None:
             if str(place) in _command_line(number):
                 os.kill(number, signal.SIGKILL)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _stands_still(pid: int) -> bool:
+    """Every thread is stopped; where nobody tells (no Linux), it is taken for granted."""
+    return all(_state(thread) == "T" for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+def _state(stat: Path) -> str:
+    """``pid (name) state …``; a thread that has ended meanwhile stands still as well (proc(5))."""
+    with suppress(OSError):
+        return stat.read_text().rpartition(") ")[2][0]
+    return "T"
 
 
 def _command_line(pid: int) -> str:
