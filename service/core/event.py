@@ -6,7 +6,6 @@ Attributes and their rules: CloudEvents 1.0.2, sections "Context Attributes" and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,8 @@ import msgspec
 from service.core.message import Message
 
 CONTENT_TYPE = "application/cloudevents+json"
+DATA_CONTENT_TYPE = "application/json"
+SPEC_VERSION = "1.0"
 
 #: Resource family (the middle of ``webex.<family>.<verb>.v1``) → topic, without the prefix.
 TOPICS = {
@@ -71,13 +72,13 @@ def new_event(  # noqa: PLR0913 - one argument for each attribute
     """Build an event; ``time`` is when it happened, where that is known, else when it was received."""
     receivedtime = rfc3339(received)
     return CloudEvent(
-        specversion="1.0",
+        specversion=SPEC_VERSION,
         id=id,
         type=type,
         source=source,
         subject=subject,
         time=rfc3339(time) if time else receivedtime,
-        datacontenttype="application/json",
+        datacontenttype=DATA_CONTENT_TYPE,
         data=data,
         partitionkey=key,
         origin=origin,
@@ -106,7 +107,7 @@ def to_message(event: CloudEvent, *, topic: str = "") -> Message:
     return Message(
         topic=topic or _topic_of(event.type),
         key=event.partitionkey,
-        value=encode(event),
+        value=_encoder.encode(event),
         partition_by=event.partitionkey,
     )
 
@@ -122,22 +123,20 @@ def event_id(*parts: str | bytes, after: tuple[str, ...] = ()) -> str:
     ``after``: parts before these that come again and again; they are hashed once.
     """
     digest = _hash_of(after).copy()
-    _add(parts, digest)
-    return digest.hexdigest()[:32]
-
-
-@lru_cache(maxsize=128)
-def _hash_of(parts: tuple[str, ...]) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    _add(parts, digest)
-    return digest
-
-
-def _add(parts: Iterable[str | bytes], digest: hashlib._Hash) -> None:
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "big"))
         digest.update(raw)
+    return digest.hexdigest()[:32]
+
+
+@lru_cache(maxsize=512)
+def _hash_of(parts: tuple[str, ...]) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return digest
 
 
 def source_of(org_id: object) -> str:

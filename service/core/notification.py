@@ -12,17 +12,19 @@ import base64
 import math
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 
 from service.core import event as events
 from service.core import work
-from service.core.event import CloudEvent
-from service.core.identifiers import series_of
+from service.core.event import CloudEvent, rfc3339
+from service.core.identifiers import is_instance, series_of
 from service.core.message import Message
 from service.core.organizations import SINGLE, Organizations
-from service.core.resources import FAMILIES, Envelope, Family, ServiceApp, Shape, documented
+from service.core.resources import FAMILIES, Envelope, Family, ServiceApp, Shape, data_reader
 
 #: Far deeper than anything that Webex sends, and no trouble for any consumer's parser.
 MAX_DEPTH = 64
@@ -34,6 +36,10 @@ MAX_DIGITS = 2000
 
 #: An id becomes a record's key and part of its subject; Webex's are a tenth of this.
 MAX_ID_LENGTH = 512
+
+#: What is longer (bytes before ``data``, characters of a time) is not remembered for the next notification.
+MAX_REMEMBERED = 4096
+MAX_TIME_LENGTH = 64
 
 #: Fields that open a door. They never go on a topic that everybody reads: who may know them can ask Webex.
 WITHHELD = frozenset(
@@ -52,17 +58,21 @@ WITHHELD = frozenset(
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """What became of a notification: its event, and the records that must be durable before Webex gets its 2xx.
+    """What became of a notification: the records that must be durable before Webex gets its 2xx, its event's first.
 
     ``org_id`` and ``registration`` are the envelope's ``orgId`` and ``id`` as they came, also of what is quarantined; ""
     where there is none.
     """
 
-    event: CloudEvent
     messages: tuple[Message, ...]
     quarantined: bool
     org_id: str = ""
     registration: str = ""
+
+    @property
+    def event(self) -> CloudEvent:
+        """The event, read back from its record: almost nobody looks at it."""
+        return events.decode(self.messages[0].value or b"")
 
 
 def accept(
@@ -73,22 +83,22 @@ def accept(
     traceparent: str | None = None,
     organizations: Organizations = SINGLE,
 ) -> Accepted:
-    """The event, and the hint beside it where one is due. Total: there are no bytes for which this raises.
+    """The event's record, and the hint's where one is due. Total: there are no bytes for which this raises.
 
     ``received`` knows its time zone; ``receiver`` names this instance; a malformed ``traceparent`` is left out;
     ``organizations`` are those that the hint may be for.
     """
-    delivery = Delivery(body, received, receiver, _trace_context(traceparent))
+    traced = traceparent and _traceparent.fullmatch(traceparent)
+    delivery = Delivery(body, received, receiver, traceparent if traced else None)
+    if notification := quickly(body):
+        return _published(notification, delivery, organizations)
     read = _read(body)
     if isinstance(read, Doubt):
         return _kept(read, delivery)
-    org_id, registration = _text(read.envelope.get("orgId")), _text(read.envelope.get("id"))
-    notification = _understand(read)
-    if isinstance(notification, Doubt):
-        return _kept(notification, delivery, org_id, registration)
-    event = _normalized(notification, delivery)
-    messages = (events.to_message(event), *_hints(notification, event, organizations))
-    return Accepted(event, messages, False, org_id, registration)
+    understood = _understand(read)
+    if isinstance(understood, Doubt):
+        return _kept(understood, delivery, _text(read.envelope.get("orgId")), _text(read.envelope.get("id")))
+    return _published(understood, delivery, organizations)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -108,30 +118,89 @@ class Doubt(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """What the bytes say: ``data``, and all that is beside it. ``plain``: nothing but fields that are known."""
+    """What the bytes say: ``data``, and all that is beside it."""
 
     envelope: dict[str, Any]
     data: Any
-    plain: bool
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """What all notifications of one webhook have in common: what they are about, and whose they are.
+
+    ``id`` and ``org_id`` are the envelope's as they came, "" where there is none; ``owner`` is the latter where it can be a
+    key. ``identity`` is their share in the ids of events. ``moment`` is the field of ``data`` that says when it happened, ""
+    where none does.
+    """
+
+    id: str
+    org_id: str
+    family: Family
+    verb: str
+    moment: str
+    type: str
+    owner: str
+    source: str
+    identity: tuple[str, str, str]
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """A notification of a known kind. ``meeting`` is its series, or else its meeting's id as Webex wrote it; "" for none."""
+    """A notification of a known kind. ``meeting`` is its series, or else its meeting's id as Webex wrote it; "" for none.
 
-    family: Family
-    verb: str
+    ``fields`` has those of ``data`` as attributes; ``published`` is the event's data: whatever msgspec writes as that object.
+    """
+
+    registration: Registration
     id: str
     series: str
     meeting: str
-    read: Read
+    fields: object
+    published: Any
+
+
+def quickly(body: bytes) -> Notification | None:
+    """The notification, if its data has nothing but fields that are known, each of its type; None where a closer look is due.
+
+    It is what the closer look would give, only sooner: the envelope, the same in all notifications of a webhook, is not read
+    again, and ``data`` stays as it is read. All in it is plain: no integer of more than 64 bits, nothing nested deeply,
+    nothing to withhold. To cut the bytes is exact: they are JSON if both pieces are.
+    """
+    end = body.rfind(b'"data":')
+    if not 0 < end <= MAX_REMEMBERED or _overload(body) or not (known := _before_data(body[:end])):
+        return None
+    try:
+        data = known.reader.decode(b"{" + body[end:]).data
+    except (ValueError, RecursionError):
+        return None
+    data.webhook = known.webhook
+    notification = _recognise(known.registration, data, data)
+    return notification if isinstance(notification, Notification) else None
+
+
+class Known(msgspec.Struct, frozen=True):
+    """An envelope, as events have it, and what reads the data that belongs to it."""
+
+    registration: Registration
+    webhook: msgspec.Raw
+    reader: msgspec.json.Decoder[Any]
+
+
+@lru_cache(maxsize=512)
+def _before_data(head: bytes) -> Known | None:
+    """What the bytes before the data say, read as closely as any; None where that is no envelope, or of no known kind."""
+    read = _read(head + b'"data":null}')
+    if isinstance(read, Doubt):
+        return None
+    registration = _unportable(read) or _registration(read.envelope)
+    if isinstance(registration, Doubt):
+        return None
+    webhook = msgspec.Raw(msgspec.json.encode(_webhook(read.envelope, {})))
+    return Known(registration, webhook, data_reader(registration.family.shape))
 
 
 def _read(body: bytes) -> Read | Doubt:
     """Read the bytes as strictly as any later reader may."""
     if (overload := _overload(body)) is not None:
         return _skimmed(body) or overload
-    if envelope := documented(body):
-        return Read(envelope, envelope.pop("data"), plain=True)
     try:
         envelope = _decoder.decode(body)
     except RecursionError:
@@ -140,7 +209,7 @@ def _read(body: bytes) -> Read | Doubt:
         return _NOT_JSON
     if not isinstance(envelope, dict):
         return Doubt("notAnObject", "The body is JSON, but not an object.")
-    return Read(envelope, envelope.pop("data", None), plain=False)
+    return Read(envelope, envelope.pop("data", None))
 
 
 _NOT_JSON = Doubt("notJson", "The body is not strict JSON in UTF-8.")
@@ -194,9 +263,13 @@ _decoder = msgspec.json.Decoder(float_hook=_finite)
 
 
 def _understand(read: Read) -> Notification | Doubt:
-    """What any later reader can read too, and of a kind that we know. What is plain needs no close look."""
-    recognised = _recognise(read)
-    return recognised if read.plain else _unportable(read) or recognised
+    """What any later reader can read too, and of a kind that we know; what is not known in it goes where it does no harm."""
+    registration = _unportable(read) or _registration(read.envelope)
+    if isinstance(registration, Doubt):
+        return registration
+    data = read.data if isinstance(read.data, dict) else {}
+    published = _sorted_out(read.envelope, data, registration.family)
+    return _recognise(registration, SimpleNamespace(**data), published)
 
 
 def _unportable(read: Read) -> Doubt | None:
@@ -217,20 +290,46 @@ def _unportable(read: Read) -> Doubt | None:
     return _TOO_DEEP
 
 
-def _recognise(read: Read) -> Notification | Doubt:
-    """Which family, verb and resource the notification is about."""
-    resource, verb, data = read.envelope.get("resource"), read.envelope.get("event"), read.data
-    family = FAMILIES.get(resource) if isinstance(resource, str) else None
-    if family is None:
+def _registration(envelope: dict[str, Any]) -> Registration | Doubt:
+    """Which family and verb the notifications are about, and whose they are."""
+    resource, verb = envelope.get("resource"), envelope.get("event")
+    if not isinstance(resource, str) or (family := FAMILIES.get(resource)) is None:
         return Doubt("unknownResource", f"The resource {_word(resource)} is not one that is known.")
     if not isinstance(verb, str) or verb not in family.verbs:
         return Doubt("unknownEvent", f"{resource} has no event {_word(verb)} that is known.")
-    if not isinstance(data, dict) or data.get("id") is None:
+    id_, org_id = _text(envelope.get("id")), _text(envelope.get("orgId"))
+    return Registration(
+        id=id_,
+        org_id=org_id,
+        family=family,
+        verb=verb,
+        moment=family.moments.get(verb, ""),
+        type=f"webex.{family.name}.{verb}.v1",
+        owner=_identifier(org_id),
+        source=events.source_of(_short(org_id)),
+        identity=(id_, resource, verb),
+    )
+
+
+def _short(org_id: str) -> str:
+    """Escaping what is far too long to be an id would take long; it stays under ``webhook``."""
+    return "" if len(org_id) > MAX_ID_LENGTH else org_id
+
+
+def _recognise(registration: Registration, fields: object, published: Any) -> Notification | Doubt:
+    """Which resource and meeting the notification is about."""
+    value = getattr(fields, "id", None)
+    if not (id_ := _identifier(value)):
+        return _nameless(value)
+    series = _series(fields, registration.family)
+    meeting = series or _meeting(fields, registration.family)
+    return Notification(registration, id_, series, meeting, fields, published)
+
+
+def _nameless(id_: object) -> Doubt:
+    if id_ is None:
         return Doubt("missingId", "There is no data.id.")
-    if not (id_ := _identifier(data["id"])):
-        return Doubt("invalidId", f"data.id is not a printable text of 1 to {MAX_ID_LENGTH} characters.")
-    series = _series(id_, data, family)
-    return Notification(family, verb, id_, series, series or _meeting(data, family), read)
+    return Doubt("invalidId", f"data.id is not a printable text of 1 to {MAX_ID_LENGTH} characters.")
 
 
 def _text(value: object) -> str:
@@ -250,72 +349,88 @@ def _identifier(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= MAX_ID_LENGTH and value.isprintable() else ""
 
 
-def _series(id_: str, data: dict[str, Any], family: Family) -> str:
+def _series(fields: object, family: Family) -> str:
     """The meeting's series, wherever it stands; "" where it has none, as in a personal room."""
     for name in family.meeting_fields:
-        if series := series_of(id_ if name == "id" else _identifier(data.get(name))):
+        value = getattr(fields, name, None)
+        if isinstance(value, str) and len(value) <= MAX_ID_LENGTH and (series := _series_of(value)):
             return series
     return ""
 
 
-def _meeting(data: dict[str, Any], family: Family) -> str:
+@lru_cache(maxsize=1024)
+def _series_of(meeting: str) -> str | None:
+    return series_of(_identifier(meeting))
+
+
+def _meeting(fields: object, family: Family) -> str:
     """The meeting's id as Webex wrote it."""
-    return _identifier(data.get(family.meeting_fields[0])) if family.meeting_fields else ""
+    return _identifier(getattr(fields, family.meeting_fields[0], None)) if family.meeting_fields else ""
+
+
+def _published(notification: Notification, delivery: Delivery, organizations: Organizations) -> Accepted:
+    registration, event = notification.registration, _normalized(notification, delivery)
+    hints = _hints(notification, event, organizations) if work.triggers(event.type) else ()
+    return Accepted((events.to_message(event), *hints), False, registration.org_id, registration.id)
 
 
 def _normalized(notification: Notification, delivery: Delivery) -> CloudEvent:
-    meeting = notification.meeting
-    return events.new_event(
-        id=_event_id(notification, delivery),
-        type=f"webex.{notification.family.name}.{notification.verb}.v1",
-        source=events.source_of(_short(notification.read.envelope.get("orgId"))),
-        subject=f"meetings/{meeting}" if meeting else notification.id,
-        key=meeting or notification.id,
-        time=_moment(notification),
+    registration, id_, meeting = notification.registration, notification.id, notification.meeting
+    received = rfc3339(delivery.received)
+    return CloudEvent(
+        specversion=events.SPEC_VERSION,
+        id=_event_id(notification, delivery.body, received),
+        source=registration.source,
+        type=registration.type,
+        subject=f"meetings/{meeting}" if meeting else id_,
+        time=_moment(notification) or received,
+        datacontenttype=events.DATA_CONTENT_TYPE,
+        data=notification.published,
+        partitionkey=meeting or id_,
         origin="webhook",
-        received=delivery.received,
+        receivedtime=received,
         receiver=delivery.receiver,
-        data=_published(notification),
         traceparent=delivery.traceparent,
     )
 
 
-def _short(org_id: object) -> object:
-    """Escaping what is far too long to be an id would take long; it stays under ``webhook``."""
-    return "" if isinstance(org_id, str) and len(org_id) > MAX_ID_LENGTH else org_id
-
-
-def _event_id(notification: Notification, delivery: Delivery) -> str:
+def _event_id(notification: Notification, body: bytes, received: str) -> str:
     """Equal for a byte-identical redelivery; what can happen again with the same bytes has the minute in it too."""
-    envelope, verb = notification.read.envelope, notification.verb
-    common = (_text(envelope.get("id")), envelope["resource"], verb)
-    if verb not in notification.family.repeatable:
-        return events.event_id(notification.id, delivery.body, after=common)
-    minute = events.rfc3339(delivery.received)[: len("2026-01-10T09:00")] + "Z"
-    return events.event_id(notification.id, minute, delivery.body, after=common)
+    registration = notification.registration
+    if registration.verb not in registration.family.repeatable:
+        return events.event_id(notification.id, body, after=registration.identity)
+    minute = received[: len("2026-01-10T09:00")] + "Z"
+    return events.event_id(notification.id, minute, body, after=registration.identity)
 
 
-def _moment(notification: Notification) -> datetime | None:
-    """When it happened by Webex's word. While a meeting runs, Webex may give 1970 as ``joinedTime``: that is no time."""
-    value = notification.read.data.get(notification.family.moments.get(notification.verb, ""))
+def _moment(notification: Notification) -> str:
+    """When it happened by Webex's word, in RFC 3339; "" where that is not known."""
+    name = notification.registration.moment
+    value = getattr(notification.fields, name, None) if name else None
+    if not isinstance(value, str):
+        return ""
+    return _usual_time(value) if len(value) <= MAX_TIME_LENGTH else _time(value)
+
+
+@lru_cache(maxsize=1024)
+def _usual_time(value: str) -> str:
+    return _time(value)
+
+
+def _time(value: str) -> str:
+    """While a meeting runs, Webex may give 1970 as ``joinedTime``: that is no time."""
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        in_utc = moment.astimezone(UTC) if moment and moment.tzinfo else None
+        moment = datetime.fromisoformat(value)
+        in_utc = moment.astimezone(UTC) if moment.tzinfo else None
     except (ValueError, OverflowError):
-        return None
-    return in_utc if in_utc and in_utc.year > 1970 else None
+        return ""
+    return rfc3339(in_utc) if in_utc and in_utc.year > 1970 else ""
 
 
-def _published(notification: Notification) -> dict[str, Any]:
-    """The event's data: the typed fields, ``webhook``, and ``raw`` with whatever else there was."""
-    read = notification.read
-    return {**read.data, "webhook": read.envelope} if read.plain else _sorted_out(read, notification.family)
-
-
-def _sorted_out(read: Read, family: Family) -> dict[str, Any]:
-    """The same where there is something that is not known: it goes where it does no harm."""
-    webhook = _webhook(read)
-    typed, rest = _sorted(read.data, family.shape)
+def _sorted_out(envelope: dict[str, Any], data: dict[str, Any], family: Family) -> dict[str, Any]:
+    """The event's data: the typed fields, ``webhook``, and ``raw`` with whatever else there was, where it does no harm."""
+    webhook = _webhook(envelope, data)
+    typed, rest = _sorted(data, family.shape)
     if not family.keeps_unknown:
         return {**typed, "webhook": webhook, **({"raw": rest} if rest else {})}
     if "webhook" in rest:  # the name is ours; theirs moves to where it stood in the envelope
@@ -323,10 +438,10 @@ def _sorted_out(read: Read, family: Family) -> dict[str, Any]:
     return {**typed, **rest, "webhook": webhook}
 
 
-def _webhook(read: Read) -> dict[str, Any]:
+def _webhook(envelope: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """The envelope; ``raw`` has the fields that we do not know, ``withheld`` the names of those not passed on."""
-    typed, rest = _sorted(read.envelope, Envelope)
-    withheld = sorted(WITHHELD & (read.envelope.keys() | read.data.keys()))
+    typed, rest = _sorted(envelope, Envelope)
+    withheld = sorted(WITHHELD & (envelope.keys() | data.keys()))
     return {**typed, **({"raw": rest} if rest else {}), **({"withheld": withheld} if withheld else {})}
 
 
@@ -347,8 +462,7 @@ def _fits(fields: dict[str, Any], shape: type[Shape]) -> bool:
 
 
 def _kept(doubt: Doubt, delivery: Delivery, org_id: str = "", registration: str = "") -> Accepted:
-    event = _quarantined(doubt, delivery)
-    return Accepted(event, (events.to_message(event),), True, org_id, registration)
+    return Accepted((events.to_message(_quarantined(doubt, delivery)),), True, org_id, registration)
 
 
 def _quarantined(doubt: Doubt, delivery: Delivery) -> CloudEvent:
@@ -372,30 +486,31 @@ def _quarantined(doubt: Doubt, delivery: Delivery) -> CloudEvent:
 
 
 def _hints(notification: Notification, event: CloudEvent, organizations: Organizations) -> tuple[Message, ...]:
-    """The record for the processor, where the event is one after which it has to look at a series or an organisation."""
-    if not event.type.startswith(work.TRIGGERS):
-        return ()
+    """The record for the processor, if there is a series or an organisation at which it can look."""
     org_id = _organization(notification)
     hint = work.hint_for(
         event,
         organization=organizations.key_of(org_id),
         series=notification.series or None,
         org_id=org_id,
-        host_email=_text(notification.read.data.get("hostEmail")),
+        host_email=_text(getattr(notification.fields, "hostEmail", None)),
+        instance=_instance_of(notification.id),
     )
     return (work.to_message(hint),) if hint else ()
 
 
+@lru_cache(maxsize=1024)
+def _instance_of(id_: str) -> str:
+    return id_ if is_instance(id_) else ""
+
+
 def _organization(notification: Notification) -> str:
     """The organisation concerned: where a Service App is authorised that is the customer, and not who owns the webhook."""
-    envelope, data = notification.read.envelope, notification.read.data
-    customer = _identifier(data.get("authorizerOrgId")) if notification.family.shape is ServiceApp else ""
-    return customer or _identifier(envelope.get("orgId"))
+    registration = notification.registration
+    if registration.family.shape is not ServiceApp:
+        return registration.owner
+    return _identifier(getattr(notification.fields, "authorizerOrgId", None)) or registration.owner
 
 
-def _trace_context(value: str | None) -> str | None:
-    """The header if it is one of W3C Trace Context; it comes from outside, and nothing depends on it."""
-    return value if value and _traceparent.fullmatch(value) else None
-
-
+#: The header ``traceparent`` of W3C Trace Context: it comes from outside, and nothing depends on it.
 _traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

@@ -13,6 +13,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -61,6 +62,7 @@ def _written(bare: str) -> str:
     return base64.urlsafe_b64encode(f"ciscospark://us/ORGANIZATION/{bare}".encode()).decode().rstrip("=")
 
 
+@lru_cache(maxsize=1024)
 def _decoded(value: str, kind: str) -> str:
     """The bare id, in lower case, of what Webex calls a ``kind``."""
     padded = value.rstrip("=").replace("+", "-").replace("/", "_")

@@ -216,40 +216,26 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def documented(body: bytes) -> dict[str, Any] | None:
-    """The notification, if there is nothing in it but fields that are known, each of its type; None for all other bytes.
-
-    It is what any reading would give, only quicker, with the fields in the order of their shapes. Then all in it is plain:
-    no integer of more than 64 bits, nothing nested deeply, nothing to withhold.
-    """
-    try:
-        family = FAMILIES[_resource.decode(body).resource]
-        notification: dict[str, Any] = msgspec.to_builtins(_documented(family.shape).decode(body))
-    except (ValueError, KeyError, RecursionError):
-        return None
-    return notification
-
-
-class _Resource(msgspec.Struct):
-    resource: str
-
-
-_resource = msgspec.json.Decoder(_Resource)
-
-
 @cache
-def _documented(shape: type[Shape]) -> msgspec.json.Decoder[Any]:
-    """Reads an envelope with data of this shape."""
-    return msgspec.json.Decoder(_closed(Envelope, data=_closed(shape)))
+def data_reader(shape: type[Shape]) -> msgspec.json.Decoder[Any]:
+    """Reads an object that has nothing but ``data`` of this shape, in which there is nothing but what is known.
+
+    What it gives is written as it was read; the name ``webhook`` is left free in it for us.
+    """
+    return msgspec.json.Decoder(_closed(Shape, data=_closed(shape, webhook=Ours)))
 
 
 def _closed(shape: type[Shape], **more: type) -> type[msgspec.Struct]:
     """The shape, but closed: no other fields, and those that may hold anything hold plain values only."""
     types = get_type_hints(shape)
-    known = [(name, _PLAIN.get(types[name], types[name]) | UnsetType, UNSET) for name in shape.__struct_fields__]
-    return msgspec.defstruct(
-        shape.__name__, [*more.items(), *known], rename="camel", kw_only=True, forbid_unknown_fields=True, gc=False
-    )
+    named = zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True)
+    known = {name: _PLAIN.get(types[field], types[field]) for field, name in named}
+    fields = [(name, type_ | UnsetType, UNSET) for name, type_ in (known | more).items()]
+    return msgspec.defstruct(shape.__name__, fields, kw_only=True, forbid_unknown_fields=True, gc=False)
+
+
+class Ours:
+    """What no notification may have: nothing in JSON is of this type."""
 
 
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

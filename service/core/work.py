@@ -7,12 +7,13 @@ what a downstream system asked for, checked already.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from service.core.event import CloudEvent
-from service.core.identifiers import is_instance, is_series
+from service.core.identifiers import is_series
 from service.core.message import Message
 from service.core.organizations import ONLY_ORGANIZATION
 
@@ -96,36 +97,47 @@ Item = Hint | Order | Command
 
 
 def hint_for(
-    event: CloudEvent, *, series: str | None, org_id: str, host_email: str, organization: str = ONLY_ORGANIZATION
+    event: CloudEvent,
+    *,
+    series: str | None,
+    org_id: str,
+    host_email: str,
+    instance: str = "",
+    organization: str = ONLY_ORGANIZATION,
 ) -> Hint | None:
     """The hint that goes beside ``event``, or None where it triggers nothing, or names no meeting and has to.
 
-    ``organization`` is the key of the organisation's work (:class:`service.core.organizations.Organizations`).
+    ``organization`` is the key of the organisation's work (:class:`service.core.organizations.Organizations`), ``instance``
+    the meeting instance that the event is about, if it is about one.
     """
-    about_organization = event.type.startswith(ABOUT_ORGANIZATION)
-    if not event.type.startswith(TRIGGERS) or (series is None and not about_organization):
+    if not triggers(event.type):
+        return None
+    if event.type.startswith(ABOUT_ORGANIZATION):
+        series = ""
+    if series is None:
         return None
     return Hint(
         organization=organization,
-        series="" if about_organization or series is None else series,
+        series=series,
         reason=event.type,
         at=event.receivedtime,
         event_id=event.id,
         org_id=org_id,
         host_email=host_email,
-        instance=_instance_of(event),
+        instance=instance,
         traceparent=event.traceparent,
     )
 
 
-def _instance_of(event: CloudEvent) -> str:
-    id_ = event.data.get("id")
-    return id_ if isinstance(id_, str) and is_instance(id_) else ""
+@lru_cache(maxsize=256)
+def triggers(type_: str) -> bool:
+    """Whether the processor has to look somewhere after events of this type."""
+    return type_.startswith(TRIGGERS)
 
 
 def encode(item: Item) -> bytes:
     """JSON, UTF-8."""
-    return msgspec.json.encode(item)
+    return _encoder.encode(item)
 
 
 def decode(raw: bytes) -> Item:
@@ -133,9 +145,10 @@ def decode(raw: bytes) -> Item:
     return _decoder.decode(raw)
 
 
+_encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 
 
 def to_message(item: Item) -> Message:
     """The record on ``work`` that carries it to the owner of its organisation."""
-    return Message(topic="work", key=item.organization, value=encode(item), partition_by=item.organization)
+    return Message(topic="work", key=item.organization, value=_encoder.encode(item), partition_by=item.organization)
