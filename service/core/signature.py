@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import binascii
 import enum
+import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -23,6 +26,14 @@ WEBEX = "X-Webex-Signature"
 
 #: Strongest first, with the length of their digests in hex digits.
 _HEX_DIGITS = {"sha512": 128, "sha256": 64, "sha1": 40}
+
+
+class _Hash(Protocol):
+    """What is used of hashlib's objects."""
+
+    def copy(self) -> _Hash: ...
+    def update(self, data: bytes, /) -> None: ...
+    def digest(self) -> bytes: ...
 
 
 class SignatureMode(enum.StrEnum):
@@ -69,13 +80,15 @@ class Secret(msgspec.Struct, frozen=True):
         """The name under which it may sign for this organisation and registration (ids in any form); None: it belongs to
         others. A notification that nobody understands (``quarantined``) and that names neither claims nothing, and is kept.
         """
-        if len(self.names) > 1 or ANYBODY not in self.names:
-            for owner in (organization_id(org_id), registration_id(registration)):
-                if owner and owner in self.names:
-                    return self.names[owner]
+        names = self.names
+        if len(names) == 1 and ANYBODY in names:
+            return names[ANYBODY]
+        for owner in (organization_id(org_id), registration_id(registration)):
+            if owner and owner in names:
+                return names[owner]
         if quarantined and not org_id and not registration:
             return self.name
-        return self.names.get(ANYBODY)
+        return names.get(ANYBODY)
 
     def __repr__(self) -> str:
         return f"Secret({', '.join(self.names.values())})"
@@ -87,39 +100,86 @@ def sign(body: bytes, secret: bytes) -> dict[str, str]:
     return {SPARK: digests["sha1"], WEBEX: f"SHA-256={digests['sha256']}, SHA-512={digests['sha512']}"}
 
 
-def verify(
-    body: bytes,
-    headers: Iterable[tuple[bytes, bytes]],
-    *,
-    secrets: Sequence[bytes],
-    mode: SignatureMode = SignatureMode.AUTO,
-) -> int:
-    """Which of the live secrets signed exactly these bytes, as its index.
+#: Names in lower case where it is a mapping (no name is there twice then); in any case in pairs.
+Headers = dict[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
-    The strongest signature that is known and well-formed decides alone: a weaker one never rescues it. Raises
-    BadSignature where none decides or no secret matches, ValueError where a secret is missing or empty.
+
+def verify(body: bytes, headers: Headers, *, secrets: Sequence[bytes], mode: SignatureMode = SignatureMode.AUTO) -> int:
+    """:meth:`Verifier.signer`, for whoever asks once. Raises BadSignature, ValueError."""
+    return Verifier(secrets, mode=mode).signer(body, headers)
+
+
+class Verifier:
+    """Checks signatures against the live secrets.
+
+    To work a secret into a digest takes as long as to work in a body (RFC 2104 §4), so that is done once for each.
     """
-    if not secrets or not all(secrets):
-        raise ValueError("at least one secret is needed, and an empty one would let everybody in")
-    algorithm, digest = claimed(headers, mode)
-    # Every secret is tried, so that the time taken does not tell which one is in use.
-    matches = [hmac.compare_digest(hmac.digest(secret, body, algorithm), digest) for secret in secrets]
-    if not any(matches):
-        raise BadSignature("no live secret made this signature")
-    return matches.index(True)
+
+    def __init__(self, secrets: Sequence[bytes], *, mode: SignatureMode = SignatureMode.AUTO) -> None:
+        """Raises ValueError where a secret is missing or empty."""
+        if not secrets or not all(secrets):
+            raise ValueError("at least one secret is needed, and an empty one would let everybody in")
+        self._secrets, self._mode = tuple(secrets), mode
+        self._keyed: dict[str, list[tuple[_Hash, _Hash]]] = {}
+
+    def signer(self, body: bytes, headers: Headers) -> int:
+        """Which of the live secrets signed exactly these bytes, as its index.
+
+        The strongest signature that is known and well-formed decides alone: a weaker one never rescues it. Raises
+        BadSignature where none decides or no secret matches.
+        """
+        algorithm, claim = claimed(headers, self._mode)
+        index = found = -1
+        # Every secret is tried, so that the time taken does not tell which one is in use.
+        for inner, outer in self._keyed.get(algorithm) or self._key(algorithm):
+            index += 1
+            message, whole = inner.copy(), outer.copy()
+            message.update(body)
+            whole.update(message.digest())
+            if hmac.compare_digest(whole.digest(), claim) and found < 0:
+                found = index
+        if found < 0:
+            raise BadSignature("no live secret made this signature")
+        return found
+
+    def _key(self, algorithm: str) -> list[tuple[_Hash, _Hash]]:
+        keyed = self._keyed[algorithm] = [_keyed(secret, algorithm) for secret in self._secrets]
+        return keyed
 
 
-def claimed(headers: Iterable[tuple[bytes, bytes]], mode: SignatureMode) -> tuple[str, bytes]:
+def _keyed(secret: bytes, algorithm: str) -> tuple[_Hash, _Hash]:
+    """The two hashes of HMAC, as they are when the key is in them (RFC 2104 §2)."""
+    new = partial(hashlib.new, algorithm)
+    block = new().block_size
+    key = (new(secret).digest() if len(secret) > block else secret).ljust(block, b"\0")
+    return new(bytes(each ^ 0x36 for each in key)), new(bytes(each ^ 0x5C for each in key))
+
+
+def claimed(headers: Headers, mode: SignatureMode) -> tuple[str, bytes]:
     """The algorithm and the digest that decide. Raises BadSignature where none does."""
-    return _deciding(_present(headers, mode))
+    if not isinstance(headers, dict):
+        headers = _each_once(headers, _WANTED[mode])
+    spark = headers.get(_SPARK, b"") if mode is not _WEBEX_ONLY else b""
+    webex = headers.get(_WEBEX, b"") if mode is not _SPARK_ONLY else b""
+    if webex:
+        return _strongest(spark, webex)
+    digest = _digest(spark.strip(), "sha1")
+    if digest is None:
+        raise BadSignature(_NONE)
+    return "sha1", digest
 
 
-def _present(headers: Iterable[tuple[bytes, bytes]], mode: SignatureMode) -> dict[str, bytes]:
-    """The signature headers that the mode looks at. Two of a kind are refused: which one counts would be a guess."""
-    wanted = _WANTED[mode]
-    found: dict[str, bytes] = {}
+_NONE = "there is no signature that can be read"
+_SPARK, _WEBEX = SPARK.lower().encode(), WEBEX.lower().encode()
+#: To look up a member of an enumeration takes as long as all else that is done to know the digest.
+_SPARK_ONLY, _WEBEX_ONLY = SignatureMode.SPARK, SignatureMode.WEBEX
+
+
+def _each_once(headers: Iterable[tuple[bytes, bytes]], wanted: frozenset[bytes]) -> dict[bytes, bytes]:
+    """Two of a kind are refused: which one counts would be a guess."""
+    found: dict[bytes, bytes] = {}
     for raw_name, value in headers:
-        if len(raw_name) not in _LENGTHS or (name := wanted.get(raw_name.lower())) is None:
+        if len(raw_name) not in _LENGTHS or (name := raw_name.lower()) not in wanted:
             continue
         if name in found:
             raise BadSignature("a signature header is there twice")
@@ -127,25 +187,24 @@ def _present(headers: Iterable[tuple[bytes, bytes]], mode: SignatureMode) -> dic
     return found
 
 
-_WANTED = {mode: {name.lower().encode(): name for name in names} for mode, names in LOOKED_AT.items()}
+_WANTED = {mode: frozenset(name.lower().encode() for name in names) for mode, names in LOOKED_AT.items()}
 _LENGTHS = {len(SPARK), len(WEBEX)}
 
 #: Both digests of Webex take 216 bytes. A longer header is of an unknown shape, and not worth the time to take it apart.
 _LONGEST_CLAIMS = 1024
 
 
-def _deciding(present: dict[str, bytes]) -> tuple[str, bytes]:
-    """The strongest algorithm that is known and well-formed, with the digest claimed for it."""
-    header = present.get(WEBEX, b"")
-    if (usual := _usual_sha512(header)) is not None:
+def _strongest(spark: bytes, webex: bytes) -> tuple[str, bytes]:
+    """The strongest algorithm that is known and well-formed, with the digest claimed for it. Raises BadSignature."""
+    if (usual := _usual_sha512(webex)) is not None:
         return "sha512", usual
-    claims = _webex_claims(header) if header else {}
-    if (spark := _digest(present.get(SPARK, b"").strip(), "sha1")) is not None:
-        claims["sha1"] = spark
+    claims = _webex_claims(webex)
+    if (digest := _digest(spark.strip(), "sha1")) is not None:
+        claims["sha1"] = digest
     for algorithm in _HEX_DIGITS:
         if algorithm in claims:
             return algorithm, claims[algorithm]
-    raise BadSignature("there is no signature that can be read")
+    raise BadSignature(_NONE)
 
 
 def _usual_sha512(header: bytes) -> bytes | None:

@@ -37,35 +37,56 @@ T = TypeVar("T", bound=_Waiting)
 class Admission(Generic[T]):
     """Those who wait, oldest first: ``most`` of them, and nobody beside one who has waited for ``seconds``.
 
-    Fewer where more come than are served: as many as are served in :data:`AHEAD`.
+    Fewer where more come than are served: as many as are served in :data:`AHEAD`. How fast they are served is measured from
+    one service to another. Only those count who came after the latest that was served: with one partition stuck they are
+    few, because the others' are overtaking it. Where all stand still (Kafka, until the journal takes over), nobody can tell
+    how long it will take.
     """
 
     def __init__(self, *, most: int, seconds: float) -> None:
         self._most, self._seconds = most, seconds
         # Not a dict: to find the first key of one whose first thousand were deleted takes a thousand steps.
         self._queue: OrderedDict[T, int] = OrderedDict()
-        self._pace = _Pace()
+        self._came = 0
+        self._front = 0  # the latest who was served
+        self._begun: float | None = None  # the service from which the pace is measured
+        self._latest = -inf  # the latest service
+        self._asked = self._served = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def admit(self, now: float) -> None:
         """Raises Overloaded where one more would be too many, or would have to wait for too long, or the oldest has."""
-        queue, waiting = self._queue, len(self._queue)
-        too_late = self._pace.too_late(now, waiting)
+        queue = self._queue
+        behind, waiting = self._came - self._front, len(queue)
+        if behind < _FEW or behind < 0.8 * waiting:  # the others are stuck: they say nothing of who comes now
+            self._begun = None
+            too_late = False
+        else:
+            too_late = self._too_late(now, behind)
         if queue and (too_late or waiting >= self._most or now - next(iter(queue)).verified > self._seconds):
             raise Overloaded
 
     def add(self, one: T) -> None:
         """From now on it waits; later than all others."""
-        self._queue[one] = self._pace.came = self._pace.came + 1
+        self._came += 1
+        self._queue[one] = self._came
 
     def served(self, one: T, now: float) -> bool:
         """It has what it waited for. False: it has not waited any more."""
         number = self._queue.pop(one, None)
         if number is None:
             return False
-        self._pace.served(number, now)
+        if number > self._front:
+            self._front = number
+        if self._begun is None:
+            self._begun, self._asked, self._served = now, 0, 0
+        else:
+            self._served += 1
+            if now - self._latest > _STILL:
+                self._begun += now - self._latest  # that standstill is over, and says nothing of the pace
+        self._latest = now
         return True
 
     def remove(self, one: T) -> bool:
@@ -77,39 +98,8 @@ class Admission(Generic[T]):
         while self._queue and (oldest := next(iter(self._queue))).verified < moment:
             yield oldest
 
-
-class _Pace:
-    """How fast those who wait are served, measured from one service to another.
-
-    Only those count who came after the latest that was served: with one partition stuck they are few, because the others'
-    are overtaking it. Where all stand still (Kafka, until the journal takes over), nobody can tell how long it will take.
-    """
-
-    def __init__(self) -> None:
-        self.came = 0
-        self._front = 0  # the latest who was served
-        self._begun: float | None = None  # the service from which it is measured
-        self._latest = -inf  # the latest service
-        self._asked = self._served = 0
-
-    def served(self, number: int, now: float) -> None:
-        """Who came as this one is."""
-        if number > self._front:
-            self._front = number
-        if self._begun is None:
-            self._begun, self._asked, self._served = now, 0, 0
-        else:
-            self._served += 1
-            if now - self._latest > _STILL:
-                self._begun += now - self._latest  # that standstill is over, and says nothing of the pace
-        self._latest = now
-
-    def too_late(self, now: float, waiting: int) -> bool:
-        """Whether somebody who comes now, as one of so many who wait, would do so for too long, because too many come."""
-        behind = self.came - self._front
-        if behind < _FEW or behind < 0.8 * waiting:  # the others are stuck: they say nothing of who comes now
-            self._begun = None
-            return False
+    def _too_late(self, now: float, behind: int) -> bool:
+        """Whether somebody who comes now, behind so many, would wait for too long, because too many come."""
         self._asked += 1
         if self._begun is None or now - self._latest > _STILL:
             return False

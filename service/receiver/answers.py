@@ -18,7 +18,8 @@ Pairs = tuple[tuple[bytes, bytes], ...]
 #: there may be unread bytes, which nobody wants to read.
 _READ_TO_THE_END = frozenset({401, 500, 503})
 
-_CLOSING = (b"connection", b"close")
+#: The connection ends with this answer.
+CLOSING = (b"connection", b"close")
 _PROBLEM = (b"content-type", b"application/problem+json")
 
 
@@ -48,18 +49,18 @@ def problem(status: int, *, detail: str | None = None, headers: Pairs = ()) -> A
     if detail is not None:
         document["detail"] = detail
     body = json.dumps(document).encode("ascii")
-    closing = () if status in _READ_TO_THE_END else (_CLOSING,)
+    closing = () if status in _READ_TO_THE_END else (CLOSING,)
     return Answer(status, (*headers, *closing, (b"content-length", b"%d" % len(body)), _PROBLEM), body)
 
 
 #: What everything but the one route gets: ``problem(404)`` and, with the method that there is, ``problem(405)``.
 NO_SUCH_ROUTE = Answer(
     404,
-    (_CLOSING, (b"content-length", b"60"), _PROBLEM),
+    (CLOSING, (b"content-length", b"60"), _PROBLEM),
     b'{"type": "about:blank", "title": "Not Found", "status": 404}',
 )
 NO_SUCH_METHOD = Answer(
     405,
-    ((b"allow", b"POST"), _CLOSING, (b"content-length", b"69"), _PROBLEM),
+    ((b"allow", b"POST"), CLOSING, (b"content-length", b"69"), _PROBLEM),
     b'{"type": "about:blank", "title": "Method Not Allowed", "status": 405}',
 )

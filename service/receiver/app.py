@@ -19,35 +19,29 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.receiver.answers import NO_SUCH_METHOD, NO_SUCH_ROUTE, Answer
-from service.receiver.endpoint import PATH, Endpoint
-from service.receiver.request import Disconnected, Headers, collect, read_body
+from service.receiver.endpoint import PATH, Endpoint, Ticket
+from service.receiver.request import FIELDS, Disconnected, read_body
 
 
 def create_app(endpoint: Endpoint, *, guarded: bool = False) -> ASGIApp:
     """The application behind the public listener. ``guarded``: the server hands on only what is complete and in order."""
-    webhook = _Webhook(endpoint, guarded=guarded)
+    entrance = _Entrance(endpoint, guarded=guarded)
     app = Starlette(
-        routes=[Route(PATH, webhook, methods=["POST"])],
+        routes=[Route(PATH, entrance, methods=["POST"])],
         exception_handlers={HTTPException: _elsewhere(endpoint)},
     )
     app.router.redirect_slashes = False  # the route has one spelling; a redirected POST would be lost
-    return _entrance(webhook, app)
+    entrance.others = app
+    return entrance
 
 
-def _entrance(webhook: ASGIApp, app: ASGIApp) -> ASGIApp:
-    """What Starlette's router would say, said at once for the one request that matters."""
+class _Entrance:
+    """``POST /webhooks/webex`` as a bare ASGI application: the body is read here, with our limits.
 
-    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-            await webhook(scope, receive, send)
-        else:
-            await app(scope, receive, send)
+    It stands before Starlette's router, and says at once what that would say of the one request that matters.
+    """
 
-    return enter
-
-
-class _Webhook:
-    """``POST /webhooks/webex`` as a bare ASGI application: the body is read here, with our limits."""
+    others: ASGIApp
 
     def __init__(self, endpoint: Endpoint, *, guarded: bool) -> None:
         self._endpoint = endpoint
@@ -55,40 +49,50 @@ class _Webhook:
         self._log = structlog.get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self.others(scope, receive, send)
+            return
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        resolve = partial(_resolve, answered)
         try:
-            answer = await self._answered(scope, receive)
+            if self._guarded:
+                message = await receive()
+                ticket = self._endpoint.take(scope["extensions"][FIELDS], message["body"], resolve, _source(scope))
+            else:
+                ticket = await self._read(scope, receive, resolve)
         except Disconnected:
             self._log.debug("webhook.abandoned")
             return
+        try:
+            answer = await answered
+        except asyncio.CancelledError:  # the process ends, and waits no longer
+            answer = self._given_up(ticket, answered)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answered(self, scope: Scope, receive: Receive) -> Answer:
+    async def _read(self, scope: Scope, receive: Receive, answer: Callable[[Answer], None]) -> Ticket | None:
+        """The body, from a server that hands it on as it comes. Raises Disconnected."""
         headers = tuple(scope["headers"])  # a copy: servers merge trailers into the list while the body is read
-        endpoint, ticket = self._endpoint, None
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        answer = partial(_resolve, answered)
+        endpoint = self._endpoint
+        most, seconds = endpoint.limits.body_bytes, endpoint.limits.body_seconds
         try:
-            body = await self._body(receive, headers)
+            body = await read_body(receive, headers, most=most, seconds=seconds)
         except Disconnected:
             raise
         except Exception as error:  # noqa: BLE001 - the endpoint tells refusals from bugs
             endpoint.refuse(error, answer)
-        else:
-            client = scope.get("client")
-            ticket = endpoint.take(headers, body, answer, client[0] if client else "")
-        try:
-            return await answered
-        except asyncio.CancelledError:  # the process ends, and waits no longer
-            if ticket is None or not answered.cancelled():
-                return answered.result()
-            return endpoint.give_up(ticket)
+            return None
+        return endpoint.take(headers, body, answer, _source(scope))
 
-    async def _body(self, receive: Receive, headers: Headers) -> bytes:
-        limits = self._endpoint.limits
-        if self._guarded:
-            return await collect(receive, most=limits.body_bytes)
-        return await read_body(receive, headers, most=limits.body_bytes, seconds=limits.body_seconds)
+    def _given_up(self, ticket: Ticket | None, answered: asyncio.Future[Answer]) -> Answer:
+        if ticket is None or not answered.cancelled():
+            return answered.result()
+        return self._endpoint.give_up(ticket)
+
+
+def _source(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _resolve(answered: asyncio.Future[Answer], answer: Answer) -> None:

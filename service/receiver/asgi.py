@@ -6,9 +6,12 @@ import asyncio
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from service.receiver.answers import Answer, problem
 from service.receiver.framing import as_written
 from service.receiver.guard import Guard, Place
+from service.receiver.request import FIELDS, as_pairs
 
 
 class Asgi(Guard):
@@ -17,32 +20,46 @@ class Asgi(Guard):
     The application is uvicorn's own. Its answers have a length; it hears of nobody who hangs up.
     """
 
+    __slots__ = ("_read_target", "_task", "_waiting")
+
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._waiting: deque[tuple[dict[str, Any], bytes, Place]] = deque()
+        self._waiting: deque[_Exchange] = deque()
+        self._task: asyncio.Task[None]
+        self._read_target: tuple[bytes, bytes, bytes] = (b"", b"", b"")
 
-    def hand_on(self, place: Place) -> None:
+    def hand_on(self, place: Place, body: bytes) -> None:
         """To the application, in a task that uvicorn waits for when it ends."""
-        self._waiting.append((self._scope(), b"".join(self.parts), place))
+        self._waiting.append(_Exchange(self._scope(), body, place))
         if len(self._waiting) == 1:
-            task = self.loop.create_task(self._ask_in_turn())
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self._task = self.loop.create_task(self._ask_in_turn())
+            self.tasks.add(self._task)
 
     async def _ask_in_turn(self) -> None:
         """One after the other: behind an answer that closes nothing is asked."""
-        while self._waiting and not self.transport.is_closing():
-            try:
-                await self._ask(*self._waiting[0])
-            finally:
-                self._waiting.popleft()
+        waiting = self._waiting
+        try:
+            while waiting and not self.transport.is_closing():
+                exchange, answer = waiting[0], problem(500)
+                try:
+                    await self.app(exchange.scope, exchange.receive, exchange.send)
+                    answer = exchange.answer()
+                except Exception as bug:  # noqa: BLE001 - the border: other requests of this connection have answers due
+                    self._all.failed(bug)
+                finally:
+                    waiting.popleft()
+                    exchange.place.take(answer)
+        finally:
+            self.tasks.discard(self._task)
 
     def _scope(self) -> dict[str, Any]:
-        path, query = as_written(self.target)
+        if self.target != self._read_target[0]:
+            self._read_target = (self.target, *as_written(self.target))
+        _, path, query = self._read_target
         return {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": self.parser.get_http_version(),
+            "http_version": self.version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
@@ -51,29 +68,38 @@ class Asgi(Guard):
             "path": self.path,
             "raw_path": path,
             "query_string": query,
-            "headers": self.fields,
+            "headers": as_pairs(self.fields),
+            "extensions": {FIELDS: self.fields},
         }
 
-    async def _ask(self, scope: dict[str, Any], body: bytes, place: Place) -> None:
-        received, sent = [{"type": "http.request", "body": body, "more_body": False}], list[Any]()
 
-        async def receive() -> dict[str, Any]:
-            if not received:
-                await asyncio.Event().wait()  # it hears of nobody who hangs up
-            return received.pop()
+class _Exchange(msgspec.Struct, eq=False):
+    """A request, and what the application answers."""
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    scope: dict[str, Any]
+    body: bytes
+    place: Place
+    received: bool = False
+    start: dict[str, Any] | None = None
+    parts: tuple[bytes, ...] = ()
 
-        answer = problem(500)
-        try:
-            await self.app(scope, receive, send)
-            answer = _answer(*sent)
-        except Exception as bug:  # noqa: BLE001 - the border: the other requests of this connection have answers due
-            self._all.failed(bug)
-        finally:
-            place.take(answer)
+    async def receive(self) -> dict[str, Any]:
+        """The whole body at once; then nothing: it hears of nobody who hangs up."""
+        if self.received:
+            await asyncio.Event().wait()
+        self.received = True
+        return {"type": "http.request", "body": self.body, "more_body": False}
 
+    async def send(self, message: Any) -> None:
+        """A part of the answer."""
+        if self.start is None:
+            self.start = message
+        else:
+            self.parts = (*self.parts, message.get("body", b""))
 
-def _answer(start: dict[str, Any], *parts: dict[str, Any]) -> Answer:
-    return Answer(start["status"], tuple(start.get("headers", ())), b"".join(part.get("body", b"") for part in parts))
+    def answer(self) -> Answer:
+        """All of it. Raises TypeError where nothing was sent."""
+        start = self.start
+        if start is None:
+            raise TypeError("the application sent no answer")
+        return Answer(start["status"], tuple(start.get("headers", ())), b"".join(self.parts))

@@ -33,6 +33,8 @@ class Receiving(Protocol):
 class Direct(Guard):
     """One connection. uvicorn makes it, by ``functools.partial(Direct, connections=…, endpoint=…)`` as ``Config(http=…)``."""
 
+    __slots__ = ("_endpoint",)
+
     def __init__(
         self,
         config: Config,
@@ -46,11 +48,11 @@ class Direct(Guard):
         super().__init__(config, server_state, app_state, _loop, connections=connections)
         self._endpoint = endpoint
 
-    def hand_on(self, place: Place) -> None:
+    def hand_on(self, place: Place, body: bytes) -> None:
         """To the endpoint, where it is for its route."""
         if self.path != PATH:
             place.take(self._endpoint.elsewhere(NO_SUCH_ROUTE))
         elif self.method != b"POST":
             place.take(self._endpoint.elsewhere(NO_SUCH_METHOD))
         else:
-            self._endpoint.take(self.fields, b"".join(self.parts), place.take, self.source)
+            self._endpoint.take(self.fields, body, place.take, self.source)

@@ -21,10 +21,10 @@ from service.core.errors import BadSignature, CannotStore, RequestRefused, where
 from service.core.message import Message
 from service.core.notification import Accepted, accept
 from service.core.organizations import SINGLE, Organizations
-from service.core.signature import Secret, SignatureMode, verify
+from service.core.signature import Secret, SignatureMode, Verifier
 from service.receiver.admission import Admission
 from service.receiver.answers import STORED, Answer, refused
-from service.receiver.request import Headers, check
+from service.receiver.request import Headers, Pairs, as_headers, as_pairs, check
 from service.receiver.tracing import Sparing, Tracing
 
 PATH = "/webhooks/webex"
@@ -71,7 +71,7 @@ class Observer(Protocol):
 class Rejections(Protocol):
     """Remembers requests that were refused with 401, so that an operator can find out why."""
 
-    def keep(self, *, reason: str, headers: Headers, body: bytes, source: str) -> None:
+    def keep(self, *, reason: str, headers: Pairs, body: bytes, source: str) -> None:
         """Cheap, bounded, and never raises."""
 
 
@@ -154,11 +154,11 @@ class Endpoint:
         tracing: Tracing | None = None,
         rejections: Rejections | None = None,
     ) -> None:
-        self.limits = limits
+        self.limits, self._most = limits, limits.body_bytes
         self._publisher, self._observe, self._rejections = publisher, observe, rejections
         self._secrets, self._mode = secrets, mode
-        self._live: Sequence[Secret] = ()
-        self._values: Sequence[bytes] = ()
+        self._live: Sequence[Secret] | None = None
+        self._verifier: Verifier
         self._understand, self._tracing = understand, tracing or Tracing()
         self._waiting: Admission[Ticket] = Admission(most=limits.publishing, seconds=limits.waiting_seconds)
         self._lines = Sparing()
@@ -172,8 +172,9 @@ class Endpoint:
         """
         begun = monotonic()
         try:
-            traceparent = check(headers, len(body), most=self.limits.body_bytes)
-            secret = self._signed_by(headers, body)
+            fields = headers if isinstance(headers, dict) else as_headers(headers)
+            traceparent = check(fields, len(body), most=self._most)
+            secret = self._signed_by(fields, body)
         except Exception as error:  # noqa: BLE001 - the border: anything may be wrong behind it, and Webex wants an answer
             # Not bound to a name: this frame would hold its own error, and the body with both, until the collector comes.
             self._remember(self._refuse(error, InternalError, answer), headers, body, source)
@@ -224,8 +225,8 @@ class Endpoint:
         """The live secret that made the signature. Raises BadSignature."""
         live = self._secrets()
         if live is not self._live:
-            self._live, self._values = live, tuple(each.value for each in live)
-        return live[verify(body, headers, secrets=self._values, mode=self._mode)]
+            self._verifier, self._live = Verifier([each.value for each in live], mode=self._mode), live
+        return live[self._verifier.signer(body, headers)]
 
     def _offer(
         self, body: bytes, secret: Secret, header: bytes | None, begun: float, answer: Callable[[Answer], None]
@@ -235,7 +236,9 @@ class Endpoint:
         self._waiting.admit(verified)
         traceparent, sampled = self._tracing.begin(header)
         accepted = self._understand(body, traceparent)
-        name = _owned(secret, accepted)
+        name = secret.name_for(accepted.org_id, accepted.registration, quarantined=accepted.quarantined)
+        if name is None:
+            raise WrongOwner
         self._observe.secret_matched(name)
         ticket = Ticket(answer, accepted, name, sampled, begun, verified, monotonic() if sampled else verified)
         ticket.offer = self._publisher.offer(accepted.messages, partial(self._settled, ticket))
@@ -251,30 +254,34 @@ class Endpoint:
         if error is not None:
             self._refuse(error, StoreFailed, ticket.answer)
             return
-        self._hand(ticket.answer, STORED)
         try:
-            self._count(ticket, now)
+            ticket.answer(STORED)
+        except Exception as bug:  # noqa: BLE001 - the border towards whoever sends it
+            self._failed(bug)
+        accepted, observe = ticket.accepted, self._observe
+        try:
+            observe.webhook_answered(STORED.status)
+            observe.event_published(accepted.messages[0].topic, now - ticket.verified)
+            if accepted.quarantined:
+                observe.notification_quarantined(str(accepted.event.data.get("reason")))
+            if ticket.sampled:
+                self._log_accepted(ticket, now)
         except Exception as bug:  # noqa: BLE001 - the border again: the publisher has others to call
             self._failed(bug)
 
-    def _count(self, ticket: Ticket, now: float) -> None:
-        accepted, observe = ticket.accepted, self._observe
-        observe.webhook_answered(STORED.status)
-        observe.event_published(accepted.messages[0].topic, now - ticket.verified)
-        if accepted.quarantined:
-            observe.notification_quarantined(str(accepted.event.data.get("reason")))
-        if ticket.sampled:
-            self._log.info(
-                "webhook.accepted",
-                id=accepted.event.id,
-                type=accepted.event.type,
-                topic=accepted.messages[0].topic,
-                quarantined=accepted.quarantined,
-                signed_by=ticket.secret,
-                verify_ms=_ms(ticket.begun, ticket.verified),
-                understand_ms=_ms(ticket.verified, ticket.understood),
-                durable_ms=_ms(ticket.understood, now),
-            )
+    def _log_accepted(self, ticket: Ticket, now: float) -> None:
+        accepted = ticket.accepted
+        self._log.info(
+            "webhook.accepted",
+            id=accepted.event.id,
+            type=accepted.event.type,
+            topic=accepted.messages[0].topic,
+            quarantined=accepted.quarantined,
+            signed_by=ticket.secret,
+            verify_ms=_ms(ticket.begun, ticket.verified),
+            understand_ms=_ms(ticket.verified, ticket.understood),
+            durable_ms=_ms(ticket.understood, now),
+        )
 
     # --- what is refused ----------------------------------------------------------------------------------------------
 
@@ -307,7 +314,7 @@ class Endpoint:
 
     def _remember(self, refusal: RequestRefused, headers: Headers, body: bytes, source: str) -> None:
         if self._rejections is not None and isinstance(refusal, BadSignature):
-            self._rejections.keep(reason=_code(refusal), headers=headers, body=body, source=source)
+            self._rejections.keep(reason=_code(refusal), headers=as_pairs(headers), body=body, source=source)
 
     def _tell(self, say: Callable[..., object], reason: str, status: int) -> None:
         left_out = self._lines.left_out(reason)
@@ -320,14 +327,6 @@ class Endpoint:
         left_out = self._lines.left_out(type(bug).__name__)
         if left_out is not None:
             self._log.error("webhook.failed", error=type(bug).__name__, at=whereabouts(bug))
-
-
-def _owned(secret: Secret, accepted: Accepted) -> str:
-    """The secret's name for the notification's owner. Raises WrongOwner."""
-    name = secret.name_for(accepted.org_id, accepted.registration, quarantined=accepted.quarantined)
-    if name is None:
-        raise WrongOwner
-    return name
 
 
 def _ms(begun: float, ended: float) -> float:

@@ -5,8 +5,10 @@ order: no application waits for a slow body, sees a trailer, or hears of a clien
 problem document, after the answers that are still due, and what comes then on that connection is thrown away. What becomes
 of a request is for a subclass to say (``direct.py``, ``asgi.py``); answers go out in the order of the requests.
 
-The caps are counted twice. Callbacks count what the parser has understood, since one read may bring many headers; and
-``data_received`` counts bytes, since a header or a chunk extension without an end never reaches a callback.
+The caps are looked at twice: where the headers or the request are complete, before anybody else sees them; and behind each
+piece of what arrives, since a header, a body or a chunk extension without an end never completes anything. Nothing is counted
+in the callbacks, of which there is one for each field; so pieces are small, and what they hold is all that may be kept beyond
+a cap.
 """
 
 from __future__ import annotations
@@ -16,17 +18,20 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import httptools
+import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.receiver import framing
-from service.receiver.answers import Answer, problem
+from service.receiver.answers import CLOSING, Answer, problem
 from service.receiver.connections import SWEEP, Connections
 from service.receiver.framing import Cut, Refusal
+from service.receiver.request import Headers, Pairs
 from service.receiver.sockets import bound_buffers, reset
 
 #: A refused client may go on reading its answer for so long (s): closing while it still sends would destroy the answer.
@@ -41,6 +46,8 @@ RETRY_AFTER = 5
 PIPELINED = 32
 #: Parts of a body that are kept as they came.
 _PARTS = 64
+#: So many bytes are parsed at once: they hold no more than some thousand fields, or parts of a body.
+_PIECE = 16 * 1024
 
 
 _IDLE, _HEAD, _BODY, _OVER = range(4)
@@ -48,6 +55,37 @@ _IDLE, _HEAD, _BODY, _OVER = range(4)
 
 class Guard(HttpToolsProtocol, abc.ABC):
     """One connection. uvicorn makes it, by ``functools.partial(…, connections=…)`` of a subclass as ``Config(http=…)``."""
+
+    #: Beside uvicorn's own there are too many for CPython to find them quickly in a dictionary.
+    __slots__ = (
+        "_all",
+        "_clock",
+        "_digits",
+        "_discarded",
+        "_endless_head",
+        "_expecting",
+        "_known_host",
+        "_known_target",
+        "_limits",
+        "_pairs",
+        "_parts",
+        "_places",
+        "_raw",
+        "_refusal",
+        "_stage",
+        "_stamp",
+        "_stamped",
+        "_started",
+        "drained_by",
+        "due",
+        "fields",
+        "last",
+        "method",
+        "path",
+        "source",
+        "target",
+        "version",
+    )
 
     def __init__(
         self,
@@ -60,12 +98,13 @@ class Guard(HttpToolsProtocol, abc.ABC):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._all, self._limits, self._clock = connections, connections.limits, connections.clock
+        #: A length of fewer digits is not too long.
+        self._digits = len(str(self._limits.body_bytes))
         self._endless_head = self._limits.request_line + self._limits.header_bytes
         #: When (by the clock) what the client does now has to be done, and when what was written has to be gone.
         self.due = self.drained_by = math.inf
         self.source = ""
         #: Requests that were handed on and are not answered.
-        self.unanswered = 0
         self._places: deque[Place] = deque()
         #: No request follows the one that is being received or answered.
         self.last = False
@@ -73,21 +112,18 @@ class Guard(HttpToolsProtocol, abc.ABC):
         self._raw = self._discarded = 0
         self._refusal: Refusal | None = None
         self._expecting = False
+        #: When the request that is being received was first seen incomplete; 0: not yet.
+        self._started = 0.0
+        #: As they come, until the headers or the request are complete.
+        self._pairs: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        self.target = self.method = b""
+        self.path = self.version = ""
+        self.fields: Headers = {}
         #: As they were before: most clients send one request again and again.
         self._known_host = self._known_target = b""
-        self.path = ""
-        self.method = b""
-        self._started = 0.0
         self._stamped: object = None
         self._stamp = b""
-        self._begin()
-
-    def _begin(self) -> None:
-        self.target = b""
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.parts: list[bytes] = []
-        self._size = 0
-        self._most_fields = self._limits.fields
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -115,16 +151,16 @@ class Guard(HttpToolsProtocol, abc.ABC):
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks for an answer, where uvicorn gives none
         """A client that has nothing more to send still gets the answers that are due."""
         self._stop_parsing()  # half a request has no deadline any more
-        if not self.unanswered:
+        if not self._places:
             self.end()
-        return self.unanswered > 0
+        return bool(self._places)
 
     def shutdown(self) -> None:
         """The server ends: an idle connection at once, another one after its answers."""
         self.last = True
         if self._stage in (_HEAD, _BODY):
             return  # its deadline runs
-        if not self.unanswered:
+        if not self._places:
             self.end()
 
     def end(self) -> None:
@@ -157,14 +193,14 @@ class Guard(HttpToolsProtocol, abc.ABC):
             if not self.transport.is_closing():
                 self._all.refused("answersUnread")
             reset(self.transport)
-        elif self.flow.read_paused and self.unanswered:
+        elif self.flow.read_paused and self._places:
             self.due = now + self._limits.header_seconds  # it is us whom the rest of it waits for
         elif self._stage == _HEAD:
             self.refuse(Refusal.HEADERS_TOO_SLOW)
         elif self._stage == _BODY:
             self.refuse(Refusal.REQUEST_TOO_SLOW)
         else:
-            if self.target == b"" and self._stage == _IDLE:
+            if not self._known_target and self._stage == _IDLE:
                 self._all.refused("nothingSent")
             self.due = math.inf
             self.end()
@@ -175,27 +211,56 @@ class Guard(HttpToolsProtocol, abc.ABC):
         """Parse, until something is wrong."""
         if self._stage == _OVER:
             self._discard(len(data))
-            return
-        self._raw += len(data)
-        try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._stopped(error)
+        elif len(data) > _PIECE:
+            self._take_pieces(data)
         else:
-            if self._raw > self._endless_head:
-                self._check_endless()
+            self._raw += len(data)
+            try:
+                self.parser.feed_data(data)
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+                self._stopped(error)
+            else:
+                if self._stage or self._raw:
+                    self._check_so_far()
 
     def _discard(self, size: int) -> None:
         self._discarded += size
         if self._discarded > DISCARD and not self.transport.is_closing():
             self.flow.pause_reading()
 
-    def _check_endless(self) -> None:
+    def _take_pieces(self, data: bytes) -> None:
+        for at in range(0, len(data), _PIECE):
+            if self._stage != _OVER:
+                self.data_received(data[at : at + _PIECE])
+
+    def _check_so_far(self) -> None:
+        """What is not complete yet, and has to be in time."""
+        if self._stage == _OVER:
+            return
+        if self._stage != _IDLE:
+            self._set_deadline()
         if self._stage == _BODY:
-            if self._raw > 2 * self._limits.body_bytes:  # it must be mostly sizes and extensions of chunks
-                self.refuse(Refusal.FRAMING)
-        elif self._stage != _OVER:
+            self._check_body_so_far()
+        elif len(self.target) > self._limits.request_line:
+            self.refuse(Refusal.REQUEST_LINE_TOO_LONG)
+        elif self._raw > self._endless_head or len(self._pairs) > self._limits.fields:
             self.refuse(Refusal.HEADERS_TOO_LARGE)
+
+    def _set_deadline(self) -> None:
+        if not self._started:
+            self._started = self._clock() - SWEEP
+        limits = self._limits
+        self.due = self._started + (limits.header_seconds if self._stage == _HEAD else limits.request_seconds)
+
+    def _check_body_so_far(self) -> None:
+        if self._pairs:
+            self.refuse(Refusal.TRAILERS)
+        elif sum(map(len, self._parts)) > self._limits.body_bytes:
+            self.refuse(Refusal.BODY_TOO_LARGE)
+        elif self._raw > 2 * self._limits.body_bytes:  # it must be mostly sizes and extensions of chunks
+            self.refuse(Refusal.FRAMING)
+        elif len(self._parts) > _PARTS:  # of two bytes each they would take thirty times as much
+            self._parts = [b"".join(self._parts)]
 
     def _stopped(self, error: Exception) -> None:
         """The parser gave up, because of what it read or because a callback raised."""
@@ -215,58 +280,65 @@ class Guard(HttpToolsProtocol, abc.ABC):
         """The first byte of a request."""
         if self.last:
             raise Cut
-        self._begin()
-        self._stage = _HEAD
-        self._started = self._clock() - SWEEP
-        self.due = self._started + self._limits.header_seconds
+        self._stage, self._started = _HEAD, 0.0
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
         self.target += url
-        if len(self.target) > self._limits.request_line:
-            raise Cut(Refusal.REQUEST_LINE_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; after the headers it is a trailer."""
-        self.fields.append((name.lower(), value))
-        if len(self.fields) > self._most_fields:
-            raise Cut(Refusal.TRAILERS if self._stage == _BODY else Refusal.HEADERS_TOO_LARGE)
+        self._pairs.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Judge the request by its headers, before any of its body is kept."""
-        if self._raw > self._limits.header_bytes:
-            self._check_size()
-        fields, version, self.method = dict(self.fields), self.parser.get_http_version(), self.parser.get_method()
+        pairs, parser = self._pairs, self.parser
+        self._pairs = []
+        fields = self.fields = {name.lower(): value for name, value in pairs}
+        version = self.version = parser.get_http_version()
+        self.method = parser.get_method()
+        if self._raw > self._limits.header_bytes or len(pairs) > self._limits.fields:
+            self._check_size(pairs)
         if self.method != b"POST" and self.method in framing.FOREIGN:
             raise Cut(Refusal.MALFORMED)
-        if len(fields) < len(self.fields) or not framing.UNUSUAL.isdisjoint(fields):
-            upgrading = self.parser.should_upgrade()
-            self._expecting = framing.look_closely(self.fields, version=version, upgrading=upgrading)
+        if len(fields) < len(pairs) or not framing.UNUSUAL.isdisjoint(fields):
+            self._look_closely(pairs, version)
         if (host := fields.get(b"host")) != self._known_host:
             self._known_host = framing.valid_host(host)
         if self.target != self._known_target:
-            self.path, self._known_target = framing.path_of(self.target), self.target
-        if (
-            int(fields.get(b"content-length", b"").lstrip(b"0") or b"0") > self._limits.body_bytes
-        ):  # the parser lets only digits through
-            raise Cut(Refusal.BODY_TOO_LARGE)
-        self._await_body(version)
+            self._look_at_target()
+        if len(length := fields.get(b"content-length", b"")) >= self._digits:
+            self._check_length(length)
+        if version != "1.1" or not parser.should_keep_alive():
+            self._take_as_last(version)
+        self._stage, self._raw = _BODY, 0
+        if self._expecting and not self._places:
+            self._continue()
 
-    def _check_size(self) -> None:
-        if sum(len(name) + len(value) + len(b": \r\n") for name, value in self.fields) > self._limits.header_bytes:
+    def _check_size(self, pairs: Pairs) -> None:
+        size = sum(len(name) + len(value) + len(b": \r\n") for name, value in pairs)
+        if size > self._limits.header_bytes or len(pairs) > self._limits.fields:
             raise Cut(Refusal.HEADERS_TOO_LARGE)
 
-    def _await_body(self, version: str) -> None:
-        if version != "1.1":
-            if version != "1.0":
-                raise Cut(Refusal.VERSION)
-            self.last = True
-        elif not self.parser.should_keep_alive():
-            self.last = True
-        self._stage, self._raw, self._most_fields = _BODY, 0, -1
-        self.due = self._started + self._limits.request_seconds
-        if self._expecting and not self.unanswered:
-            self._continue()
+    def _look_closely(self, pairs: Pairs, version: str) -> None:
+        in_order = [(name.lower(), value) for name, value in pairs]
+        self._expecting = framing.look_closely(in_order, version=version, upgrading=self.parser.should_upgrade())
+        if len(self.fields) < len(pairs):
+            self.fields = in_order
+
+    def _look_at_target(self) -> None:
+        if len(self.target) > self._limits.request_line:
+            raise Cut(Refusal.REQUEST_LINE_TOO_LONG)
+        self.path, self._known_target = framing.path_of(self.target), self.target
+
+    def _check_length(self, length: bytes) -> None:
+        if int(length.lstrip(b"0") or b"0") > self._limits.body_bytes:  # the parser lets only digits through
+            raise Cut(Refusal.BODY_TOO_LARGE)
+
+    def _take_as_last(self, version: str) -> None:
+        if version not in ("1.0", "1.1"):
+            raise Cut(Refusal.VERSION)
+        self.last = True
 
     def _continue(self) -> None:
         self._expecting = False
@@ -274,31 +346,31 @@ class Guard(HttpToolsProtocol, abc.ABC):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._size += len(body)
-        if self._size > self._limits.body_bytes:
-            raise Cut(Refusal.BODY_TOO_LARGE)
-        self.parts.append(body)
-        if len(self.parts) > _PARTS:  # of two bytes each they would take thirty times as much
-            self.parts = [b"".join(self.parts)]
+        self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        """The whole request is here, and nothing was wrong with it."""
+        """The whole request is here; nothing was wrong with it, unless with what came behind the headers."""
+        if self._pairs:
+            raise Cut(Refusal.TRAILERS)
+        body = b"".join(self._parts)
+        if len(body) > self._limits.body_bytes:
+            raise Cut(Refusal.BODY_TOO_LARGE)
         self._stage, self._raw, self._expecting = _IDLE, 0, False
         self.due = math.inf
-        self.unanswered += 1
         place = Place(self, self.method)
         self._places.append(place)
-        self.hand_on(place)
+        self.hand_on(place, body)
+        self.target, self._parts = b"", []
         if len(self._places) >= PIPELINED and not self.transport.is_closing():
             self.flow.pause_reading()
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def hand_on(self, place: Place) -> None:
+    def hand_on(self, place: Place, body: bytes) -> None:
         """Have the request answered, now or later.
 
-        It is this object's ``method``, ``path``, ``fields`` and ``parts``, until this returns.
+        Beside its body it is this object's ``method``, ``target``, ``path`` and ``fields``, until this returns.
         """
 
     def send_answers(self) -> None:
@@ -306,43 +378,43 @@ class Guard(HttpToolsProtocol, abc.ABC):
         places = self._places
         while places and (answer := places[0].answer) is not None:
             place = places.popleft()
-            if not self.transport.is_closing():
+            if self.transport.is_closing():
+                self.end()
+            else:
                 self._send(answer, bodiless=place.method == b"HEAD")
-            self.answered()
         if self.flow.read_paused and len(places) < PIPELINED:
             self.read_on()
 
     def _send(self, answer: Answer, *, bodiless: bool) -> None:
-        self.server_state.total_requests += 1
-        self.transport.write(rendered(answer, self._defaults(), last=self.ends_here(), bodiless=bodiless))
-        if (b"connection", b"close") in answer.headers:
+        state = self.server_state
+        state.total_requests += 1
+        if state.default_headers is not self._stamped:
+            self._stamp_anew()
+        self.transport.write(rendered(answer, self._stamp, self.last and self._ends_here(), bodiless))
+        if answer.headers and CLOSING in answer.headers:
             self._places.clear()  # whoever asked for more will not be answered
             self.end()
+        elif self._stage == _IDLE and not self.last:
+            if not self._places:
+                self.due = self._clock() + self._limits.keep_alive_seconds - SWEEP
+        elif not self._places:
+            self._all_answered()
 
-    def _defaults(self) -> bytes:
+    def _stamp_anew(self) -> None:
         """The server's own headers; uvicorn makes a new list of them every second."""
-        headers = self.server_state.default_headers
-        if headers is not self._stamped:
-            self._stamped, self._stamp = headers, as_sent(headers)
-        return self._stamp
+        self._stamped = self.server_state.default_headers
+        self._stamp = as_sent(self.server_state.default_headers)
 
-    def ends_here(self) -> bool:
+    def _ends_here(self) -> bool:
         """The answer that is due now is the last one."""
-        return self.last and self.unanswered == 1 and self._stage in (_IDLE, _OVER) and self._refusal is None
+        return not self._places and self._stage in (_IDLE, _OVER) and self._refusal is None
 
-    def answered(self) -> None:
-        """One more request has its answer."""
-        self.unanswered -= 1
-        if self.transport.is_closing():
-            self.end()
-        elif self.unanswered:
-            pass
-        elif self._refusal is not None:
+    def _all_answered(self) -> None:
+        """What was put off until every request before it has its answer."""
+        if self._refusal is not None:
             self._say(self._refusal)
         elif self.last and self._stage in (_IDLE, _OVER):
             self.end()
-        elif self._stage == _IDLE:
-            self.due = self._clock() + self._limits.keep_alive_seconds - SWEEP
         elif self._expecting and self._stage == _BODY:
             self._continue()
 
@@ -350,7 +422,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
         """Answer with a problem, once everything before is answered, and look at nothing more."""
         self._stop_parsing()
         self._all.refused(refusal.reason)
-        if self.unanswered:
+        if self._places:
             self._refusal = refusal
         else:
             self._say(refusal)
@@ -365,7 +437,8 @@ class Guard(HttpToolsProtocol, abc.ABC):
             return
         headers = ((b"retry-after", b"%d" % RETRY_AFTER),) if refusal.status == 503 else ()
         answer = problem(refusal.status, detail=refusal.detail, headers=headers)
-        self.transport.write(rendered(answer, self._defaults(), last=True))
+        self._stamp_anew()
+        self.transport.write(rendered(answer, self._stamp, True, False))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.due = self._clock() + LINGER
@@ -373,25 +446,23 @@ class Guard(HttpToolsProtocol, abc.ABC):
             self.flow.resume_reading()  # else its hang-up would not be heard, and it would keep its place meanwhile
 
 
-class Place:
+class Place(msgspec.Struct, eq=False):
     """A request's place among those of its connection, kept until its answer is sent."""
 
-    __slots__ = ("_connection", "answer", "method")
-
-    def __init__(self, connection: Guard, method: bytes) -> None:
-        self._connection = connection
-        self.answer: Answer | None = None
-        self.method = method
+    connection: Guard
+    method: bytes
+    answer: Answer | None = None
 
     def take(self, answer: Answer) -> None:
         """This is the answer."""
         self.answer = answer
-        self._connection.send_answers()
+        self.connection.send_answers()
 
 
-def rendered(answer: Answer, defaults: bytes, *, last: bool, bodiless: bool = False) -> bytes:
+@lru_cache(maxsize=64)  # there are about a dozen answers, and nearly all that is sent is one of them
+def rendered(answer: Answer, defaults: bytes, last: bool, bodiless: bool) -> bytes:
     """An answer as it is sent; ``defaults`` are the server's own headers, ``bodiless`` is for HEAD."""
-    end = b"connection: close\r\n\r\n" if last and (b"connection", b"close") not in answer.headers else b"\r\n"
+    end = b"connection: close\r\n\r\n" if last and CLOSING not in answer.headers else b"\r\n"
     body = b"" if bodiless else answer.body
     return b"".join((STATUS_LINE[answer.status], defaults, as_sent(answer.headers), end, body))
 

@@ -1,18 +1,36 @@
 """What is asked of a request before its signature is looked at: framing, media type, size, time.
 
-Headers come as ASGI's raw pairs (lower-case names), taken before the body is read: what arrives after it is no header.
+Headers are taken before the body is read: what arrives after it is no header.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starlette.types import Receive
 
 from service.core.errors import BodyTooLarge, BodyTooSlow, MalformedRequest, UnsupportedMediaType
 
-Headers = Sequence[tuple[bytes, bytes]]
+#: ASGI's raw pairs, with names in lower case.
+Pairs = Sequence[tuple[bytes, bytes]]
+#: A mapping where no name is there twice, else the pairs.
+Headers = dict[bytes, bytes] | Pairs
+
+#: The extension of an ASGI scope in which the guard hands on what it has made of the headers.
+FIELDS = "webex-events.headers"
+
+
+def as_headers(pairs: Pairs) -> Headers:
+    """A mapping, where no name is there twice (as in everything that Webex sends)."""
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else pairs
+
+
+def as_pairs(headers: Headers) -> Pairs:
+    """In the order in which they came."""
+    return list(headers.items()) if isinstance(headers, dict) else headers
 
 
 class Disconnected(Exception):
@@ -26,12 +44,16 @@ def check(headers: Headers, size: int, *, most: int) -> bytes | None:
     """
     if size > most:
         raise BodyTooLarge
-    fields = dict(headers)
-    if len(fields) == len(headers):  # no name is there twice, as in everything that Webex sends
-        if b"content-encoding" in fields or not _is_json(fields.get(b"content-type", _JSON)):
-            raise UnsupportedMediaType
-        return fields.get(b"traceparent")
-    if b"content-encoding" in fields or not all(map(_is_json, _values(headers, b"content-type"))):
+    if not isinstance(headers, dict):
+        return _check_each(headers)
+    if b"content-encoding" in headers or not _is_json(headers.get(b"content-type", _JSON)):
+        raise UnsupportedMediaType
+    return headers.get(b"traceparent")
+
+
+def _check_each(headers: Pairs) -> bytes | None:
+    types, encodings = _values(headers, b"content-type"), _values(headers, b"content-encoding")
+    if encodings or not all(map(_is_json, types)):
         raise UnsupportedMediaType
     traces = _values(headers, b"traceparent")
     return traces[0] if len(traces) == 1 else None
@@ -40,12 +62,13 @@ def check(headers: Headers, size: int, *, most: int) -> bytes | None:
 _JSON = b"application/json"
 
 
+@lru_cache(maxsize=64)  # a client sends the same again and again
 def _is_json(value: bytes) -> bool:
     """No type at all is accepted as well: whether the bytes are Webex's is for the signature to say."""
-    return value == _JSON or value.split(b";", 1)[0].strip().lower() == _JSON
+    return value.split(b";", 1)[0].strip().lower() == _JSON
 
 
-async def read_body(receive: Receive, headers: Headers, *, most: int, seconds: float) -> bytes:
+async def read_body(receive: Receive, headers: Pairs, *, most: int, seconds: float) -> bytes:
     """The whole body: at most ``most`` bytes, within ``seconds`` from now, and of the declared length.
 
     Raises BodyTooLarge, BodyTooSlow, MalformedRequest, Disconnected.
@@ -55,7 +78,7 @@ async def read_body(receive: Receive, headers: Headers, *, most: int, seconds: f
         raise BodyTooLarge
     try:
         async with asyncio.timeout(seconds):
-            body = await collect(receive, most=most)
+            body = await _collect(receive, most=most)
     except TimeoutError:
         raise BodyTooSlow from None
     if declared is not None and declared != len(body):
@@ -63,11 +86,8 @@ async def read_body(receive: Receive, headers: Headers, *, most: int, seconds: f
     return body
 
 
-async def collect(receive: Receive, *, most: int) -> bytes:
-    """The whole body, where somebody else has an eye on its length and on the time. Raises BodyTooLarge, Disconnected.
-
-    Never holds more than ``most`` bytes and the one chunk that went too far.
-    """
+async def _collect(receive: Receive, *, most: int) -> bytes:
+    """Never holds more than ``most`` bytes and the one chunk that went too far."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -83,7 +103,7 @@ async def collect(receive: Receive, *, most: int) -> bytes:
             return b"".join(chunks)
 
 
-def _content_length(headers: Headers) -> int | None:
+def _content_length(headers: Pairs) -> int | None:
     values = _values(headers, b"content-length")
     if not values:
         return None
@@ -96,5 +116,5 @@ def _content_length(headers: Headers) -> int | None:
     return int(digits)
 
 
-def _values(headers: Headers, wanted: bytes) -> list[bytes]:
+def _values(headers: Pairs, wanted: bytes) -> list[bytes]:
     return [value.strip() for name, value in headers if name == wanted]

@@ -40,7 +40,9 @@ class Tracing:
 
         Only for a request whose signature is good: the flag of anybody else would make us log whatever they like.
         """
-        match = None if header is None else _GRAMMAR.fullmatch(header.strip())
+        if header is None:
+            return next(self._new)
+        match = _GRAMMAR.fullmatch(header.strip())
         if match is None or (match["version"] == b"00" and match["more"] is not None):
             return next(self._new)
         trace, parent, flags = match["trace"].decode(), match["parent"].decode(), int(match["flags"], 16)
@@ -50,11 +52,14 @@ class Tracing:
     def _beginning(self) -> Iterator[tuple[str, bool]]:
         # An id of zeros is invalid, and has a chance of 2**-64.
         while True:
-            digits = os.urandom(24 * _AHEAD).hex()
-            for at in range(0, len(digits), 48):
-                trace, parent = digits[at : at + 32], digits[at + 32 : at + 48]
-                sampled = trace[-_RANDOM:] < self._below
-                yield f"00-{trace}-{parent}-{'01' if sampled else '00'}", sampled
+            firsts = os.urandom(9 * _AHEAD).hex(" ", 9).split()
+            randoms = os.urandom(7 * _AHEAD).hex(" ", 7).split()
+            parents = os.urandom(8 * _AHEAD).hex(" ", 8).split()
+            for first, random, parent in zip(firsts, randoms, parents, strict=True):
+                if random < self._below:
+                    yield f"00-{first}{random}-{parent}-01", True
+                else:
+                    yield f"00-{first}{random}-{parent}-00", False
 
 
 class Sparing:

@@ -136,7 +136,10 @@ class Metrics:
 
     def webhook_answered(self, status: int) -> None:
         """A request to the public listener got this answer."""
-        self._webhooks.add(status)
+        try:
+            self._webhooks.counts[status] += 1
+        except KeyError:
+            self._webhooks.add(status)
 
     def webhook_refused(self, reason: str) -> None:
         """A request to the webhook's route was refused."""
@@ -144,7 +147,10 @@ class Metrics:
 
     def secret_matched(self, name: str) -> None:
         """The secret of this name verified a request."""
-        self._secrets.add(name)
+        try:
+            self._secrets.counts[name] += 1
+        except KeyError:
+            self._secrets.add(name)
 
     def connection_refused(self, reason: str) -> None:
         """A connection to the public listener was cut off."""
@@ -156,7 +162,10 @@ class Metrics:
 
     def event_published(self, topic: str, seconds: float) -> None:
         """An event became durable, so long after its signature was verified."""
-        self._published.add(topic)
+        try:
+            self._published.counts[topic] += 1
+        except KeyError:
+            self._published.add(topic)
         self._seconds.observe(seconds)
 
     def notification_quarantined(self, reason: str) -> None:

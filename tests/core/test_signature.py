@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import BadSignature
-from service.core.signature import ANYBODY, Secret, SignatureMode, owner_of, sign, verify
+from service.core.signature import ANYBODY, Headers, Secret, SignatureMode, Verifier, owner_of, sign, verify
 
 # RFC 2202 (SHA-1) and RFC 4231 (SHA-2), test case 2.
 KEY = b"Jefe"
@@ -141,6 +141,46 @@ def test_refused(headers: list[tuple[bytes, bytes]], mode: SignatureMode) -> Non
         verify(BODY, headers, secrets=[KEY], mode=mode)
     text = str(refusal.value).lower()
     assert not any(secret in text for secret in (KEY.decode().lower(), SHA1.decode(), SHA256.decode(), SHA512.decode()))
+
+
+@pytest.mark.parametrize(("pairs", "mode"), [*ACCEPTED, *REFUSED])
+def test_a_mapping_says_what_the_pairs_say(pairs: list[tuple[bytes, bytes]], mode: SignatureMode) -> None:
+    """Where no name is there twice, whoever has a mapping of the headers gives that."""
+    fields = {name.lower(): value for name, value in pairs}
+    if len(fields) == len(pairs):
+        assert _found(fields, mode) == _found(pairs, mode)
+
+
+def _found(headers: Headers, mode: SignatureMode) -> int | str:
+    try:
+        return verify(BODY, headers, secrets=[KEY], mode=mode)
+    except BadSignature as refusal:
+        return str(refusal)
+
+
+@pytest.mark.parametrize("length", [1, 20, 63, 64, 65, 127, 128, 129, 1000])
+@pytest.mark.parametrize(("algorithm", "header"), [("sha1", spark), ("sha256", webex), ("sha512", webex)])
+def test_a_secret_may_be_of_any_length(length: int, algorithm: str, header: object) -> None:
+    """Below, at and beyond the block of each hash the digest is the one that Python's own HMAC makes."""
+    assert callable(header)
+    secret = bytes(number % 255 + 1 for number in range(length))
+    digest = hmac.digest(secret, BODY, algorithm).hex().encode()
+    assert verify(BODY, [header(digest)], secrets=[b"another", secret]) == 1
+
+
+def test_one_body_leaves_nothing_for_the_next() -> None:
+    """What is laid out once for a secret stays as it was, whatever comes."""
+    verifier = Verifier([b"another", KEY])
+    for body in (BODY, b"", b"x" * 10_000, BODY):
+        headers = [(name.lower().encode(), value.encode()) for name, value in sign(body, KEY).items()]
+        assert [verifier.signer(body, [each]) for each in headers] == [1, 1]
+        with pytest.raises(BadSignature):
+            verifier.signer(body + b" ", headers)
+
+
+def test_of_two_equal_secrets_the_first_is_told() -> None:
+    """As if there were only one."""
+    assert verify(BODY, [spark(SHA1)], secrets=[b"another", KEY, KEY]) == 1
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

@@ -32,6 +32,7 @@ from service.receiver.asgi import Asgi
 from service.receiver.connections import Connections, GuardLimits
 from service.receiver.direct import Direct
 from service.receiver.endpoint import Endpoint, Limits
+from service.receiver.request import as_pairs
 from tests.servers import _Server as UvicornServer
 
 Answering = Callable[[Answer], None]
@@ -69,7 +70,7 @@ class TakesAll(Endpoint):
 
     def _report(self, fields: dict[bytes, bytes], headers: Any, body: bytes, source: str) -> Answer:
         report = {
-            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers],
+            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in as_pairs(headers)],
             "body": len(body),
             "source": source,
             "taken": self._taken,

@@ -246,6 +246,19 @@ def test_what_is_refused_with_401_is_remembered(held: Held) -> None:
     ]
 
 
+def test_headers_may_come_as_a_mapping(held: Held) -> None:
+    """Where no name is there twice; what is remembered of them are pairs all the same."""
+    remembering, answers = Remembering(), list[Answer]()
+    endpoint = Bench(rejections=remembering).endpoint(held)
+    endpoint.take(dict(RAW), BODY, answers.append)
+    endpoint.take(dict(RAW), b"forged", answers.append)
+    endpoint.take({**dict(RAW), b"content-type": b"text/plain"}, BODY, answers.append)
+    held.offers[0][1](None)
+
+    assert statuses(answers) == [401, 415, 204]
+    assert [each["headers"] for each in remembering.kept] == [list(RAW)]
+
+
 # --- traces and lines -------------------------------------------------------------------------------------------------
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
