@@ -1,4 +1,4 @@
-"""One aiokafka producer from its making to its end, and everything that is private in aiokafka and needed here.
+"""One aiokafka producer from its making to its end, and (``kafka_express`` beside) all that is private in aiokafka and needed.
 
 ``stop()`` of aiokafka is never called: it waits for what is pending, for ever while Kafka is away. ``start()`` against
 frozen brokers does not return, and is bounded. A builder that was sent once must not be sent again (the idempotent sender
@@ -29,9 +29,11 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.metadata import MetadataRequest
 
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_express import Express
 from service.bus.kafka_record import headers
 from service.bus.kafka_refusal import reason_of
 from service.bus.outgoing import Outgoing
@@ -95,6 +97,7 @@ class KafkaClient:
         self._next_update = 0.0
         self._later: asyncio.Task[Any] | None = None
         self._kafka.client.force_metadata_update = self._update_in_turn
+        self._express = Express(self._kafka, client_id=client_id, timeout=timing.request) if idempotent else None
 
     async def connect(self, topics: Iterable[str]) -> str:
         """Connect and look up ``topics``; the problem, or ""."""
@@ -143,14 +146,15 @@ class KafkaClient:
         """:meth:`send` without a task, for where there is nothing to wait for: the future has its result, and is not to be
         cancelled. None: there is something.
         """
-        accumulator, place = self._kafka._message_accumulator, _place(topic, partition)
+        accumulator, place, express = self._kafka._message_accumulator, _place(topic, partition), self._express
         metadata = self._kafka.client.cluster._partitions.get(topic)
         if metadata is None or partition not in metadata or accumulator._batches.get(place):
             return None  # nobody knows of it, or the batch before is still there
-        if self.spent is not None or self.ended or accumulator._exception is not None:
+        if self.spent is not None or self._end is not None or accumulator._exception is not None:
             return None
-        taken: asyncio.Future[Any] = accumulator._append_batch(self._built(batch), place).future
-        return taken
+        builder = self._built(batch)
+        taken = express.take(place, builder) if express is not None else None
+        return taken if taken is not None else accumulator._append_batch(builder, place).future
 
     def busy(self, topic: str, partition: int) -> bool:
         """The partition's leader has not answered the last request: what is given now has to wait for that."""
@@ -214,13 +218,14 @@ class KafkaClient:
         return await self._update()
 
     def _built(self, batch: Sequence[Outgoing]) -> Any:
-        builder = self._kafka._message_accumulator.create_builder()
+        accumulator = self._kafka._message_accumulator
+        builder = BatchBuilder(accumulator._batch_size, accumulator._compression_type)
         append, beside = builder._builder.append, headers(batch[0].message.topic)
         for place, record in enumerate(batch):
             if append(place, record.timestamp, record.key, record.message.value, beside) is None:
                 raise MessageSizeTooLargeError(f"{len(batch)} records do not fit into {MAX_BATCH_BYTES} bytes")
         builder._relative_offset = len(batch)
-        builder.close()
+        builder._closed = True
         builder.records = batch
         return builder
 
@@ -232,10 +237,14 @@ class KafkaClient:
 
     async def _let_go(self) -> None:
         self._kafka._closed = True  # its __del__ asks
+        due = self._express.due if self._express is not None else frozenset()
         if self._sender_task is not None:
             for patience in (1.0, 0.3):  # at first it waits for the answers that are due
                 self._sender_task.cancel()
-                await asyncio.wait({self._sender_task}, timeout=patience)
+                await asyncio.wait({self._sender_task, *due}, timeout=patience)
+                due = frozenset()
+        if self._express is not None:
+            self._express.end()
         if self._later is not None:
             self._later.cancel()
         client = self._kafka.client

@@ -14,11 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import msgspec
 import structlog
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -58,17 +58,16 @@ _SILENT = "silent"
 _LOOKS_WEDGED = (_STALLED, _SILENT)
 
 
-@dataclass(eq=False)
-class _Pending:
+class _Pending(msgspec.Struct, eq=False):
     topic: str
     partition: int
     batch: Sequence[Outgoing]
     size: int
     patience: float
     acknowledged: asyncio.Future[None]
-    since: float = field(default_factory=time.monotonic)
-    due: float = 0.0
-    delivery: asyncio.Future[Any] | None = None  # by the client that has it: our task, or aiokafka's own future
+    since: float
+    due: float
+    delivery: asyncio.Future[Any] | None = None  # by the client that has it: our task, or the client's own future
 
     @property
     def place(self) -> tuple[str, int]:
@@ -182,17 +181,19 @@ class KafkaProducer:
         """
         acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         size = total_size(batch)
-        if size > (largest := self.largest(topic)):
+        if size > (largest := self._facts.largest(topic)):
             acknowledged.set_exception(RecordRefused(f"{size} bytes for {topic}: Kafka takes {largest}"))
             return acknowledged
         if self._stopped:
             acknowledged.cancel()
             return acknowledged
-        pending = _Pending(topic, partition, batch, size, self._timing.stall, acknowledged)
+        now, patience = time.monotonic(), self._timing.stall
+        pending = _Pending(topic, partition, batch, size, patience, acknowledged, now, now + patience)
         self._pending[pending] = None
         self._pending_bytes += size
         acknowledged.add_done_callback(partial(self._forget, pending))
-        self._give(pending)
+        if (client := self._client) is not None:
+            self._hand_to(client, pending)
         return acknowledged
 
     async def stop(self, timeout: float = 5.0) -> None:
@@ -215,24 +216,22 @@ class KafkaProducer:
 
     # --- one batch ----------------------------------------------------------------------------------------------------
 
-    def _give(self, pending: _Pending) -> None:
+    def _give_again(self, client: KafkaClient, pending: _Pending) -> None:
         pending.let_go()
         pending.due = time.monotonic() + pending.patience
-        client = self._client
-        if client is None or pending.acknowledged.done():
-            return
-        taken = self._handed_over(client, pending)
+        if not pending.acknowledged.done():
+            self._hand_to(client, pending)
+
+    def _hand_to(self, client: KafkaClient, pending: _Pending) -> None:
+        try:
+            taken = client.hand_over(self._prefix + pending.topic, pending.partition, pending.batch)
+        except Exception:  # noqa: BLE001 - whatever it is, the longer way comes to it as well, and says so
+            taken = None
         if taken is None:
             pending.delivery = asyncio.create_task(self._deliver(client, pending))
         else:
             pending.delivery = taken
             taken.add_done_callback(partial(self._answered, client, pending))
-
-    def _handed_over(self, client: KafkaClient, pending: _Pending) -> asyncio.Future[Any] | None:
-        try:
-            return client.hand_over(self._prefix + pending.topic, pending.partition, pending.batch)
-        except Exception:  # noqa: BLE001 - whatever it is, the longer way comes to it as well, and says so
-            return None
 
     def _answered(self, client: KafkaClient, pending: _Pending, taken: asyncio.Future[Any]) -> None:
         """What was handed over is acknowledged or refused; what else there is takes the longer way."""
@@ -245,16 +244,20 @@ class KafkaProducer:
         elif self._may_succeed(client, pending, error):
             pending.delivery = asyncio.create_task(self._deliver(client, pending, pause=self._timing.backoff))
             return
-        self._owes_nothing(pending)
+        if self._withdrawn:
+            self._owes_nothing(pending)
 
-    def _forget(self, pending: _Pending, _: asyncio.Future[None]) -> None:
+    def _forget(self, pending: _Pending, acknowledged: asyncio.Future[None]) -> None:
         """It is acknowledged, refused or cancelled. What the client owes us an answer to shows that it hangs, whoever waits."""
         del self._pending[pending]
         self._pending_bytes -= pending.size
+        if not acknowledged.cancelled():
+            pending.let_go()
+            return
         given = pending.delivery is not None and not pending.delivery.done()
-        owed = given and pending.acknowledged.cancelled() and not self._stopped
+        owed = given and not self._stopped
         if owed and self._withdrawn.setdefault(pending.place, pending) is pending:
-            return  # aiokafka has it anyway, and its acknowledgement says that all is well again
+            return  # the client has it anyway, and its acknowledgement says that all is well again
         pending.let_go()
 
     def _owes_nothing(self, pending: _Pending) -> None:
@@ -299,10 +302,12 @@ class KafkaProducer:
 
     def _acknowledge(self, pending: _Pending) -> None:
         self._last_acknowledged = time.monotonic()
-        self._say_reachable()
+        if self._unreachable:
+            self._say_reachable()
         if self._held_up:
             self._held_up = {each for each in self._held_up if each[0] != pending.topic}
-        self._drop_withdrawn(pending)
+        if self._withdrawn:
+            self._drop_withdrawn(pending)
         if not pending.acknowledged.done():
             pending.acknowledged.set_result(None)
 
@@ -445,7 +450,7 @@ class KafkaProducer:
         self._facts.answered()  # it has connected
         self._facts.look_again()
         for pending in tuple(self._pending):
-            self._give(pending)
+            self._give_again(client, pending)
 
     def _say_unreachable(self, reason: str) -> None:
         if not self._unreachable:

@@ -25,6 +25,7 @@ from service.bus.record_size import BATCH_OVERHEAD, MAX_BATCH_BYTES
 from service.core.errors import whereabouts
 
 _LIMIT = "max.message.bytes"
+_LARGEST = MAX_BATCH_BYTES - BATCH_OVERHEAD
 
 Ask = Callable[[Any], Awaitable[Any]]
 """Sends a request to any broker, and gives its answer. Raises KafkaError."""
@@ -43,7 +44,7 @@ class TopicFacts:
         self._log = structlog.get_logger()
         self._wanted: set[str] = set()
         self._partitions: dict[str, int] = {}
-        self._limits: dict[str, int] = {}
+        self._largest: dict[str, int] = {}
         self._said: set[tuple[str, str]] = set()
         self._look = asyncio.Event()
         self.silent_since: float | None = None  # every question since then (time.monotonic) was in vain
@@ -59,7 +60,7 @@ class TopicFacts:
         """Bytes that the records of one batch may have together (``record_size.batched_size``): the topic's limit for a
         batch without the batch's own header, 1 MiB where that is not known and at most.
         """
-        return min(self._limits.get(topic, MAX_BATCH_BYTES), MAX_BATCH_BYTES) - BATCH_OVERHEAD
+        return self._largest.get(topic, _LARGEST)
 
     @property
     def known(self) -> frozenset[str]:
@@ -135,7 +136,7 @@ class TopicFacts:
             if code:  # most likely nobody allowed us to read it: Kafka's default is what most topics have
                 self._say_once("producer.limit_unknown", name, reason_of(for_code(code)()))
             for value in _values(entries):
-                self._limits[names[name]] = int(value)
+                self._largest[names[name]] = min(int(value) - BATCH_OVERHEAD, _LARGEST)
 
     def _say_once(self, event: str, name: str, reason: str) -> None:
         if (event, name) not in self._said:

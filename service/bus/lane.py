@@ -17,7 +17,10 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice, takewhile
 
-from service.bus.outgoing import Outgoing, total_size
+import msgspec
+
+from service.bus.outgoing import Outgoing, size_of, stamped
+from service.bus.record_size import size_beside
 from service.bus.waiting import Done
 from service.core.message import Message
 
@@ -28,34 +31,29 @@ FLIGHT_RECORDS = 500
 FIRST_PAGE = 16
 
 
-class Call:
-    """What one call of ``offer`` gave: ``missing`` of its entries are not durable. ``done`` ends it, and there are none then:
-    no garbage is left that only a collector finds.
+class Call(msgspec.Struct, eq=False):
+    """What one call of ``offer`` gave, and when (s): ``missing`` of its entries are not durable. ``done`` ends it, and there
+    are none then: no garbage is left that only a collector finds.
     """
 
-    __slots__ = ("done", "entries", "missing")
-
-    def __init__(self, done: Done, missing: int) -> None:
-        self.done = done
-        self.missing = missing
-        self.entries: list[Entry] = []
+    done: Done
+    missing: int
+    since: float
+    entries: Sequence[Entry] = ()
 
 
-class Entry(Outgoing):
-    """A record on its way, in its ``lane`` (once it is there). ``since``: when it came (s).
-
-    ``settled``: nobody waits for it, because it is durable, or because it was withdrawn.
+class Entry(Outgoing, eq=False):
+    """A record on its way. ``call`` None: nobody waits for it, because it is durable, or because it was withdrawn. ``lane``
+    None: it did not come with a call, but was read from the journal.
     """
 
-    __slots__ = ("call", "lane", "settled", "since")
+    call: Call | None = None
+    lane: Lane | None = None
 
-    lane: Lane
 
-    def __init__(self, message: Message, timestamp: int, since: float = 0.0, call: Call | None = None) -> None:
-        super().__init__(message, timestamp)
-        self.since = since
-        self.call = call
-        self.settled = call is None
+def row(message: Message, timestamp: int) -> Entry:
+    """An entry as it was read from the journal."""
+    return Entry(*msgspec.structs.astuple(stamped(message, timestamp)))
 
 
 class Delivery:
@@ -98,7 +96,7 @@ class Delivery:
 
 def fitting(entries: Sequence[Entry], largest: int) -> int:
     """How many of ``entries`` fit into ``largest`` bytes together; at least one."""
-    if total_size(entries) <= largest:
+    if sum(map(size_of, entries)) <= largest:
         return len(entries)
     count = size = 0
     for entry in entries:
@@ -128,7 +126,7 @@ class Flight:
     @property
     def wanted(self) -> bool:
         """Somebody waits for one of its records."""
-        return any(not entry.settled for delivery in self.deliveries for entry in delivery.entries)
+        return any(entry.call is not None for delivery in self.deliveries for entry in delivery.entries)
 
 
 class Lane:
@@ -136,12 +134,14 @@ class Lane:
 
     ``first`` and ``next`` are offsets in the journal's stream; ``stranded`` counts rows that cannot be read in this process.
     ``page``: rows in its next flight, at most. ``journalling``: what arrives is to be appended to the journal; else it waits
-    in memory, and with no more rows than one flight takes, that is behind them.
+    in memory, and with no more rows than one flight takes, that is behind them. ``beside`` are the bytes that each record takes
+    in a batch beside its key and value.
     """
 
     def __init__(self, topic: str, partition: int | None, stream: str, *, first: int = 0, next_: int = 0) -> None:
         self.topic = topic
         self.partition = partition
+        self.beside = size_beside(topic)
         self.stream = stream
         self.first = first
         self.next = next_
@@ -151,6 +151,7 @@ class Lane:
         self.flight: Flight | None = None
         self.head_timestamp = 0  # of the first row, as far as it is known; ms since 1970
         self._memory: deque[Entry] = deque()
+        self.add = self._memory.append  # to the end
         self._appending = 0  # of the memory's front: on its way into the journal
         self._landed = 0  # ... was before that front, and landed before the journal answered
         self._withdrawn = False
@@ -171,23 +172,18 @@ class Lane:
         """Nothing is left: neither rows nor in memory."""
         return self.first == self.next and not self.waiting
 
-    def add(self, entry: Entry) -> None:
-        """To the end."""
-        entry.lane = self
-        self._memory.append(entry)
-
-    def oldest(self) -> Entry | None:
-        """The oldest one in memory that somebody waits for."""
+    def oldest(self) -> Call | None:
+        """The oldest one with something in memory."""
         self._forget_withdrawn()
-        return next((entry for entry in self._memory if not entry.settled), None)
+        return next((entry.call for entry in self._memory if entry.call is not None), None)
 
     def overdue(self, patience: float, now: float) -> list[Call]:
         """The calls that have waited in memory for so many seconds."""
-        older = takewhile(lambda entry: entry.since + patience <= now, self._memory)
-        return list({entry.call: None for entry in older if entry.call is not None and not entry.settled})
+        calls = (entry.call for entry in self._memory if entry.call is not None)
+        return list(dict.fromkeys(takewhile(lambda call: call.since + patience <= now, calls)))
 
     def withdraw(self) -> None:
-        """Entries were settled that are not durable: what is neither in the air nor bound for the journal is not sent."""
+        """Nobody waits for some that are not durable: what is neither in the air nor bound for the journal is not sent."""
         self._withdrawn = True
 
     def _forget_withdrawn(self) -> None:
@@ -195,7 +191,9 @@ class Lane:
             return
         self._withdrawn = False
         kept = max(self._appending, self.flight.memory if self.flight else 0)
-        self._memory = deque(entry for n, entry in enumerate(self._memory) if n < kept or not entry.settled)
+        left = [entry for n, entry in enumerate(self._memory) if n < kept or entry.call is not None]
+        self._memory.clear()
+        self._memory.extend(left)
 
     # --- into the journal ---------------------------------------------------------------------------------------------
 
@@ -250,8 +248,11 @@ class Lane:
             return False
         if flight.rows:
             self.first = flight.after
-        for _ in range(flight.memory):
-            self._memory.popleft()
+        if flight.memory == len(self._memory):
+            self._memory.clear()
+        else:
+            for _ in range(flight.memory):
+                self._memory.popleft()
         bound_for_journal = min(flight.memory, self._appending)
         self._appending -= bound_for_journal
         self._landed += bound_for_journal

@@ -112,6 +112,9 @@ class KafkaFirstPublisher:
         self._lanes = Routing(sender.partitions if journal is None else self._partitions)
         self._bytes = 0
         self._ready: dict[Lane, bool] = {}  # in the next turn of the loop; whether something arrived
+        self._expected = False  # that turn
+        self._arriving = False  # something has arrived in this turn, and found this
+        self._now, self._timestamp, self._admitting = 0.0, 0, False
         self._held: dict[Lane, None] = {}  # until an answer comes, or for HOLD seconds
         self._holding: asyncio.TimerHandle | None = None
         self._with_rows: set[Lane] = set()
@@ -155,7 +158,7 @@ class KafkaFirstPublisher:
     def oldest(self) -> float:
         """Age (s) of the oldest record that Kafka has not acknowledged, in memory or in the journal; 0.0 without any."""
         now, today = self._loop.time(), time.time()
-        ages = [now - entry.since for lane in self._lanes if (entry := lane.oldest()) is not None]
+        ages = [now - call.since for lane in self._lanes if (call := lane.oldest()) is not None]
         heads = [lane.head_timestamp for lane in self._lanes if (lane.rows or lane.stranded) and lane.head_timestamp]
         return max([0.0, *ages, *(today - head / 1000 for head in heads)])
 
@@ -243,30 +246,31 @@ class KafkaFirstPublisher:
             await durable(partial(self._take, messages), self.withdraw)
 
     def _take(self, messages: Sequence[Message], done: Done) -> Call:
-        now, timestamp = self._loop.time(), int(time.time() * 1000)
-        call = Call(done, len(messages))
-        entries = [Entry(message, timestamp, now, call) for message in messages]
-        lanes = [self._lanes.lane_for(message) for message in messages]
-        self._admit(entries)
-        for entry, lane in zip(entries, lanes, strict=True):
-            lane.add(entry)
-            self._soon(lane, arrived=True)
-        call.entries = entries
-        return call
-
-    def _admit(self, entries: Sequence[Entry]) -> None:
-        """Raises RecordRefused, CannotStore."""
-        size = 0
-        for entry in entries:
-            size += entry.size
-            if entry.size > MAX_RECORD_BYTES or self._letter is None:
+        if not self._arriving:
+            self._first_arrives()
+        call = Call(done, len(messages), self._now)
+        entries: list[Entry] = []
+        lanes: list[Lane] = []
+        waiting = self._bytes
+        for message in messages:
+            lane, key = self._lanes.lane_for(message), message.key.encode()
+            size = len(key) + len(message.value or b"") + lane.beside
+            entry = Entry(message, self._timestamp, key, size, call, lane)
+            if size > MAX_RECORD_BYTES or self._letter is None:
                 self._refuse_too_large(entry)
-        if not self.accepting:
+            entries.append(entry)
+            lanes.append(lane)
+            waiting += size
+        if not (self._admitting or self.accepting):
             raise CannotStore("Kafka does not acknowledge, and there is no journal that could keep it")
-        waiting = self._bytes + size
         if waiting > MOST_WAITING and (waiting > 2 * MOST_WAITING or not self._storing):
             raise Overloaded("too many records wait to become durable")
         self._bytes = waiting
+        call.entries = entries
+        for entry, lane in zip(entries, lanes, strict=True):
+            lane.add(entry)
+            self._ready[lane] = True
+        return call
 
     def _refuse_too_large(self, entry: Entry) -> None:
         message, size = entry.message, entry.size
@@ -277,16 +281,16 @@ class KafkaFirstPublisher:
 
     def _durable(self, entries: Sequence[Entry]) -> list[Call]:
         """They are. The calls that have nothing else to wait for, which are to be told."""
-        finished, size = list[Call](), 0
+        finished: list[Call] = []
+        size = 0
         for entry in entries:
             call = entry.call
-            if entry.settled or call is None:
-                continue
-            entry.settled = True
-            size += entry.size
-            call.missing -= 1
-            if not call.missing:
-                finished.append(call)
+            if call is not None:
+                entry.call = None
+                size += entry.size
+                call.missing -= 1
+                if not call.missing:
+                    finished.append(call)
         self._no_longer_wait(size)
         return finished
 
@@ -295,11 +299,12 @@ class KafkaFirstPublisher:
         lanes = dict[Lane, None]()
         for call in calls:
             for entry in call.entries:
-                if not entry.settled:
-                    entry.settled = True
+                if entry.call is not None and entry.lane is not None:
+                    entry.call = None
                     self._no_longer_wait(entry.size)
-                    entry.lane.withdraw()
                     lanes[entry.lane] = None
+        for lane in lanes:
+            lane.withdraw()
         for lane in lanes:
             if lane.abandoned:
                 self._recall(lane)
@@ -313,7 +318,7 @@ class KafkaFirstPublisher:
     def _tell(self, calls: Sequence[Call], error: Exception | None = None) -> None:
         """Last of all: they may come with more at once."""
         for call in calls:
-            call.entries = []
+            call.entries = ()
             try:
                 call.done(error)
             except Exception as bug:  # noqa: BLE001 - of whoever offered it: the lane must not stand still because of it
@@ -325,14 +330,25 @@ class KafkaFirstPublisher:
         told = self._sender.partitions(topic)
         return told if self._spool is None else self._spool.partitions(topic, told)
 
-    def _soon(self, lane: Lane, *, arrived: bool) -> None:
-        """Go on with it in the next turn of the loop: what comes in this one, for whatever lane, goes together."""
-        if not self._ready:
+    def _first_arrives(self) -> None:
+        """What comes in one turn of the loop, for whatever lane, goes together; what it needs to know is asked once."""
+        self._arriving = True
+        self._now, self._timestamp, self._admitting = self._loop.time(), int(time.time() * 1000), self.accepting
+        self._lanes.ask_again()
+        self._expect()
+
+    def _soon(self, lane: Lane) -> None:
+        """Go on with it in the next turn."""
+        self._ready.setdefault(lane, False)
+        self._expect()
+
+    def _expect(self) -> None:
+        if not self._expected:
+            self._expected = True
             self._loop.call_soon(self._turn)
-        if arrived or lane not in self._ready:
-            self._ready[lane] = arrived
 
     def _turn(self) -> None:
+        self._expected = self._arriving = False
         ready, self._ready = self._ready, {}
         healthy = self._sender.healthy
         for lane, arrived in ready.items():
@@ -342,12 +358,15 @@ class KafkaFirstPublisher:
                 self._go_on(lane)
 
     def _arrived(self, lane: Lane, *, healthy: bool) -> None:
-        if not lane.journalling and self._storing:
-            before = self._lanes.before(lane)
-            held_up = before is not None and before.journalling
-            lane.journalling = held_up or not healthy or self._bytes > MOST_WAITING
-        self._watch(lane)
+        if not lane.journalling and (not healthy or self._bytes > MOST_WAITING or self._held_up(lane)):
+            lane.journalling = self._storing
+        if lane not in self._deadlines:
+            self._watch(lane)
         self._go_on(lane)
+
+    def _held_up(self, lane: Lane) -> bool:
+        before = self._lanes.before(lane)
+        return before is not None and before.journalling
 
     def _go_on(self, lane: Lane, *, patient: bool = True) -> None:
         """Do whatever can be done for the lane now; ``patient``: its batch may grow while its broker is busy."""
@@ -508,7 +527,7 @@ class KafkaFirstPublisher:
 
     def _answered(self, lane: Lane, flight: Flight, delivery: Delivery, answer: asyncio.Future[None]) -> None:
         for held in self._held:
-            self._soon(held, arrived=False)
+            self._soon(held)
         self._held.clear()
         error = None if answer.cancelled() else answer.exception()
         if answer.cancelled() or lane.flight is not flight:
@@ -536,7 +555,10 @@ class KafkaFirstPublisher:
         if lane.landed() and self._spool is not None:
             self._spool.trim(lane)
             self._rows_gone(lane)
-        self._soon(lane, arrived=False)
+        if lane.partition is None or not lane.empty:
+            self._soon(lane)
+        else:
+            lane.journalling = False
 
     def _recall(self, lane: Lane) -> None:
         """Nobody waits for what is in the air: it is not to be sent again."""
@@ -563,10 +585,10 @@ class KafkaFirstPublisher:
         if self._letter is not None and not of_letter and dead_letters.fits(message):
             if await self._written(self._letter, message, why):
                 return True
-        elif not entry.settled and entry.call is not None and (spool is None or of_letter or self._letter is None):
+        elif entry.call is not None and (spool is None or of_letter or self._letter is None):
             self._withdraw([entry.call], RecordRefused(why))
             return True
-        return entry.settled if spool is None else await spool.keep(message)
+        return entry.call is None if spool is None else await spool.keep(message)
 
     async def _written(self, letter: Callable[[Message, str], Message], message: Message, why: str) -> bool:
         try:

@@ -22,7 +22,9 @@ class Routing:
     def __init__(self, partitions: Callable[[str], int | None]) -> None:
         self._partitions = partitions
         self._lanes: dict[tuple[str, int | None], Lane] = {}
-        self._by_key: dict[tuple[str, int, str], Lane] = {}  # topic, count of partitions, key
+        self._by_key: dict[tuple[str, int], dict[str, Lane]] = {}  # topic and count of partitions, key
+        self._remembered = 0
+        self._asked: dict[str, dict[str, Lane]] = {}  # by topic, those for its count as it is now
         self._first: Lane | None = None  # of an earlier version: before all others
 
     def __iter__(self) -> Iterator[Lane]:
@@ -39,21 +41,32 @@ class Routing:
 
     def lane_for(self, message: Message) -> Lane:
         """Raises UnicodeError for what cannot decide a partition."""
-        if message.partition is not None:
-            return self._lane(message.topic, message.partition)
-        count = self._partitions(message.topic)
-        if count is None:
-            message.partition_by.encode()
-            return self._lane(message.topic, None)
-        route = message.topic, count, message.partition_by
-        lane = self._by_key.get(route)
-        return self._found(route) if lane is None else lane
+        by_key = self._asked.get(message.topic)
+        if by_key is not None and message.partition is None and (lane := by_key.get(message.partition_by)) is not None:
+            return lane
+        return self._found(message)
 
-    def _found(self, route: tuple[str, int, str]) -> Lane:
-        topic, count, partition_by = route
-        if len(self._by_key) >= REMEMBERED_KEYS:
+    def ask_again(self) -> None:
+        """How many partitions a topic has. Until then that is asked once for each topic."""
+        self._asked.clear()
+
+    def _found(self, message: Message) -> Lane:
+        topic, partition_by = message.topic, message.partition_by
+        if message.partition is not None:
+            return self._lane(topic, message.partition)
+        count = self._partitions(topic)
+        if count is None:
+            partition_by.encode()
+            return self._lane(topic, None)
+        if self._remembered >= REMEMBERED_KEYS:
+            self._remembered = 0
             self._by_key.clear()
-        lane = self._by_key[route] = self._lane(topic, partition_for(partition_by, count))
+            self._asked.clear()
+        by_key = self._asked[topic] = self._by_key.setdefault((topic, count), {})
+        lane = by_key.get(partition_by)
+        if lane is None:
+            lane = by_key[partition_by] = self._lane(topic, partition_for(partition_by, count))
+            self._remembered += 1
         return lane
 
     def _lane(self, topic: str, partition: int | None) -> Lane:

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from service.bus.journal_file import Extent, Stored
-from service.bus.lane import FLIGHT_RECORDS, Entry, Lane
+from service.bus.lane import FLIGHT_RECORDS, Entry, Lane, row
 from service.bus.routing import place_of
 from service.core.errors import CannotStore, JournalError, JournalFull, whereabouts
 from service.core.message import Message
@@ -149,8 +149,8 @@ class Spool:
     async def _lane(self, place: tuple[str, int | None], stream: str, extent: Extent) -> Lane:
         lane = Lane(*place, stream, first=extent.first, next_=extent.next)
         with suppress(JournalError):  # told of when it is to be sent
-            for row in await self._journal.read(stream, extent.first, 1):
-                lane.head_timestamp = row.timestamp
+            for head in await self._journal.read(stream, extent.first, 1):
+                lane.head_timestamp = head.timestamp
         return lane
 
     async def _load_counts(self, extent: Extent) -> None:
@@ -244,12 +244,13 @@ class Spool:
             began = self._loop.time()
             found = await self._journal.read(lane.stream, lane.first, lane.page)
             self._next_page = 2 * self._loop.time() - began
-        rows = [row for row in found if row.offset < lane.next]  # the others are still in memory, for all we were told
-        entries = [Entry(row.message, row.timestamp) for row in rows]
+        # The others are still in memory, for all we were told.
+        rows = [each for each in found if each.offset < lane.next]
+        entries = [row(each.message, each.timestamp) for each in rows]
         if entries:
             mean = sum(entry.size for entry in entries) // len(entries)
             lane.page = min(FLIGHT_RECORDS, max(1, PAGE_BYTES // mean))
-        return entries, [row.offset for row in rows]
+        return entries, [each.offset for each in rows]
 
     def trim(self, lane: Lane) -> None:
         """What is before the lane's first row is acknowledged: remove it."""

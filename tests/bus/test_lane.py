@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.bus.kafka_partitioner import partition_for
-from service.bus.lane import FIRST_PAGE, Call, Delivery, Entry, Lane, fitting
+from service.bus.lane import FIRST_PAGE, Call, Delivery, Entry, Lane, fitting, row
 from service.bus.routing import Routing, place_of, stream_of
 from service.core.message import Message
 
 
 def entry(n: int, *, size: int = 10, waited_for: bool = True) -> Entry:
     """One whose value and timestamp say its number."""
-    call = Call(lambda _: None, 1) if waited_for else None
-    made = Entry(Message(topic="registrants", key="k", value=b"%d" % n, partition_by="k"), n, float(n), call)
-    made.size = size
+    call = Call(lambda _: None, 1, float(n)) if waited_for else None
+    made = row(Message(topic="registrants", key="k", value=b"%d" % n, partition_by="k"), n)
+    made.call, made.size = call, size
     return made
 
 
@@ -156,16 +156,16 @@ def test_what_was_withdrawn_is_not_sent() -> None:
     entries = lane.front(10**9)
     take_off(lane, 2)
     for each in (entries[1], entries[3]):
-        each.settled = True
+        each.call = None
     lane.withdraw()
     assert numbers(lane.append(100, 10**9)) == [0, 1, 2, 4, 5]
-    entries[2].settled = entries[4].settled = True
+    entries[2].call = entries[4].call = None
     lane.withdraw()
-    assert lane.oldest() is entries[0]
+    assert lane.oldest() is entries[0].call
     lane.not_appended()
     lane.landed()
     assert numbers(lane.front(10**9)) == [5]
-    entries[5].settled = True
+    entries[5].call = None
     lane.withdraw()
     assert lane.empty
     assert lane.oldest() is None
@@ -176,9 +176,9 @@ def test_nobody_waits_for_a_flight() -> None:
     lane = lane_with(2)
     entries = lane.front(10**9)
     take_off(lane, 2)
-    entries[0].settled = True
+    entries[0].call = None
     assert not lane.abandoned
-    entries[1].settled = True
+    entries[1].call = None
     assert lane.abandoned
     lane.append(2, 10**9)
     assert not lane.abandoned
@@ -321,6 +321,30 @@ def test_the_same_key_takes_the_same_lane() -> None:
         lanes.lane_for(message("\ud800", topic="meetings"))
 
 
+def test_partitions_are_counted_once_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New ones are seen in the next; however many keys come, few are remembered."""
+    counts, asked = {"registrants": 3}, list[str]()
+
+    def count(topic: str) -> int | None:
+        asked.append(topic)
+        return counts.get(topic)
+
+    lanes = Routing(count)
+    lanes.lane_for(message("b"))
+    before = lanes.lane_for(message("a"))
+    counts["registrants"] = 7
+    asked.clear()
+    assert lanes.lane_for(message("a")) is before
+    assert asked == []
+    lanes.ask_again()
+    assert lanes.lane_for(message("a")).partition == partition_for("a", 7)
+    assert asked == ["registrants"]
+    monkeypatch.setattr("service.bus.routing.REMEMBERED_KEYS", 10)
+    for n in range(100):
+        assert lanes.lane_for(message(str(n))).partition == partition_for(str(n), 7)
+    assert sum(map(len, lanes._by_key.values())) <= 10
+
+
 def test_who_goes_first() -> None:
     """An earlier version's rows before all; what came before a topic's partitions were known before what came after."""
     counts: dict[str, int] = {}
@@ -356,7 +380,7 @@ def test_a_lane_of_no_partition_leads_to_several() -> None:
         ("meetings", "a"),
         ("registrants", "a"),
     ]
-    entries = [Entry(message(key, topic=topic), n) for n, (topic, key) in enumerate(places)]
+    entries = [row(message(key, topic=topic), n) for n, (topic, key) in enumerate(places)]
     found = lanes.deliveries(Lane("", None, "spool"), entries)
     assert sorted(n for each in found for n in numbers(each.entries)) == [0, 1, 2]
     assert all(numbers(each.entries) == sorted(numbers(each.entries)) for each in found)

@@ -460,7 +460,7 @@ class PublisherMachine(RuleBasedStateMachine):
         airborne = [lane.flight for lane in lanes if lane.flight is not None]
         yield from ["rows"] * bool(rows)
         yield from ["rows and memory"] * any(lane.rows and lane.waiting for lane in lanes)
-        yield from ["late"] * any(flight.rows and flight.deliveries[0].entries[0].call for flight in airborne)
+        yield from ["late"] * any(flight.rows and flight.deliveries[0].entries[0].lane for flight in airborne)
         yield from ["landed while the journal writes"] * any(lane._landed for lane in lanes)
         yield from ["stranded"] * any(lane.stranded for lane in lanes)
         yield from ["taken apart"] * any(each._suspect > each.done for flight in airborne for each in flight.deliveries)

@@ -31,7 +31,7 @@ import structlog
 from service.bus.kafka import KafkaProducer
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_partitioner import partition_for
-from service.bus.outgoing import Outgoing
+from service.bus.outgoing import stamped
 from service.bus.topics import TopicPlan
 from service.core.errors import RecordRefused
 from service.core.message import Message
@@ -216,7 +216,7 @@ class Load:
             self.answers[partition].append(now)
 
     async def _deliver(self, partition: int, messages: Sequence[Message]) -> None:
-        batch = [Outgoing(message, int(time.time() * 1000)) for message in messages]
+        batch = [stamped(message, int(time.time() * 1000)) for message in messages]
         try:
             await self.producer.send(TOPIC, partition, batch)
         except RecordRefused:

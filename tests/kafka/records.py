@@ -11,7 +11,7 @@ from service.bus.kafka import KafkaProducer, KafkaReader
 from service.bus.kafka_admin import kafka_admin
 from service.bus.kafka_partitioner import partition_for
 from service.bus.kafka_producer import Timing
-from service.bus.outgoing import Outgoing
+from service.bus.outgoing import Outgoing, stamped
 from service.bus.topics import TopicPlan, apply
 from service.core.message import Message, Received
 from tests.kafka.harness import Cluster
@@ -69,7 +69,7 @@ def place(producer: KafkaProducer, message: Message) -> tuple[str, int]:
 
 def outgoing(message: Message) -> Outgoing:
     """As sent now."""
-    return Outgoing(message, int(time.time() * 1000))
+    return stamped(message, int(time.time() * 1000))
 
 
 async def limit_batches(cluster: Cluster, topic: str, limit: int) -> None:

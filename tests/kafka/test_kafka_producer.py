@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from service.bus.kafka_partitioner import partition_for
 from service.bus.kafka_producer import Timing
 from service.bus.kafka_record import headers
-from service.bus.outgoing import Outgoing
+from service.bus.outgoing import stamped
 from service.bus.record_size import BATCH_OVERHEAD, MAX_BATCH_BYTES, MAX_RECORD_BYTES, batched_size
 from service.bus.topics import TopicPlan
 from service.core.errors import RecordRefused
@@ -130,7 +130,7 @@ async def test_timestamps_are_those_of_the_records(kafka: Cluster, topic_prefix:
     """A record that waited in the journal still says when it came."""
     await create_topics(kafka, topic_prefix, [WORK])
     async with producing(kafka, topic_prefix) as producer:
-        batch = [Outgoing(numbered("k", n), 1_700_000_000_000 + n) for n in (5, 3, 4)]
+        batch = [stamped(numbered("k", n), 1_700_000_000_000 + n) for n in (5, 3, 4)]
         await producer.send("work", 0, batch)
     records = await read_topic(kafka, topic_prefix, "work")
     assert [record.timestamp - 1_700_000_000_000 for record in records] == [5, 3, 4]

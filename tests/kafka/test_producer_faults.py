@@ -74,6 +74,9 @@ def deafen(producer: KafkaProducer, *, reaches_kafka: bool = True) -> None:
         return await asyncio.Event().wait() if produce else answer
 
     client._kafka.client.send = unheard
+    client._express._answered = lambda *_: None
+    if not reaches_kafka:
+        client._express._encoded = lambda *_: []
 
 
 def kill_sender(producer: KafkaProducer) -> None:

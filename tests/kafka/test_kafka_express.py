@@ -1,0 +1,228 @@
+"""The short way of batches: what it writes is what aiokafka would write, and what it cannot do aiokafka does."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
+from aiokafka.producer.sender import SendProduceReqHandler
+from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
+from aiokafka.structs import TopicPartition
+
+from service.bus.kafka_client import KafkaClient, Timing
+from service.bus.kafka_connection import Connection
+from service.bus.kafka_express import Batch, Express, _Request
+from service.bus.kafka_producer import KafkaProducer
+from service.bus.topics import TopicPlan
+from tests.kafka.harness import Cluster
+from tests.kafka.records import create_topics, first_occurrences, numbered, outgoing, partitions, producing, read_topic
+from tests.kafka.test_kafka_producer import until
+
+PLACES = [TopicPartition("work", 0), TopicPartition("meetings", 3), TopicPartition("work", 1)]
+
+
+def builder(count: int) -> BatchBuilder:
+    """With so many records."""
+    made = BatchBuilder(10_000, 0)
+    for n in range(count):
+        made.append(timestamp=n, key=b"k", value=b"v" * n, headers=[])
+    return made
+
+
+async def batches() -> dict[TopicPartition, Batch]:
+    """Of two topics, in no order."""
+    loop = asyncio.get_running_loop()
+    return {place: Batch(place, builder(n + 1), loop.create_future()) for n, place in enumerate(PLACES)}
+
+
+async def test_a_batch_is_one_of_aiokafka() -> None:
+    """It has everything that aiokafka's own has, and no more."""
+    ours = (await batches())[PLACES[0]]
+    theirs = MessageBatch(PLACES[0], builder(1), float("inf"), 0)
+    assert vars(ours).keys() == vars(theirs).keys()
+    ours.failure(ValueError("the sender died"))
+    assert isinstance(ours.future.exception(), ValueError)
+
+
+def test_the_books_are_kept_as_aiokafka_keeps_them() -> None:
+    """With a new aiokafka ``Express._number`` and ``_landed`` are looked at again."""
+    numbering, sending = inspect.getsource(MessageAccumulator._pop_batch), inspect.getsource(SendProduceReqHandler.do)
+    assert "increment_sequence_number(batch.tp, batch.record_count)" in numbering
+    assert "self._pending_batches.add(batch)" in numbering
+    assert "response = await self._client.send(node_id, request)" in sending
+
+
+async def test_the_request_is_that_of_aiokafka() -> None:
+    """To the byte."""
+    client = KafkaClient(Connection("127.0.0.1:1"), client_id="téster", timing=Timing(request=1.5), idempotent=True)
+    express: Any = client._express
+    given = await batches()
+    encoded = b"".join(express._encoded(77, given))
+    topics = [
+        (topic, [(p, given[TopicPartition(topic, p)].get_data_buffer()) for p in found]) for topic, found in BY_TOPIC
+    ]
+    request = ProduceRequest_v7(None, -1, 1500, topics)
+    expected = request.build_request_header(77, "téster").encode() + request.encode()
+    assert encoded == struct.pack(">i", len(expected)) + expected
+    await client.end()
+
+
+BY_TOPIC = [("work", [0, 1]), ("meetings", [3])]
+
+
+def answer(errors: dict[TopicPartition, int]) -> bytes:
+    """As a broker encodes it."""
+    topics = [
+        (topic, [(p, errors[TopicPartition(topic, p)], 5, -1, 0) for p in found if TopicPartition(topic, p) in errors])
+        for topic, found in BY_TOPIC
+    ]
+    return bytes(struct.pack(">i", 77) + ProduceResponse_v7(topics, 0).encode())
+
+
+@pytest.mark.parametrize(
+    ("errors", "all_written"),
+    [
+        (dict.fromkeys(PLACES, 0), True),
+        (dict.fromkeys(PLACES, 0) | {PLACES[1]: 10}, False),  # one is refused
+        (dict.fromkeys(PLACES, 0) | {PLACES[1]: 46}, False),  # a duplicate: aiokafka knows that this is well
+        (dict.fromkeys(PLACES[:2], 0), False),  # one is not spoken of
+        (dict.fromkeys(PLACES, 0) | {TopicPartition("work", 1): 0}, True),
+    ],
+)
+async def test_only_a_good_answer_is_read_here(errors: dict[TopicPartition, int], all_written: bool) -> None:
+    """Any other is as aiokafka reads it."""
+    request = _Request(await batches())
+    stream = BytesIO(answer(errors))
+    assert request.parse_response_header(stream).correlation_id == 77
+    found = request.decode(stream)
+    assert (found is None) is all_written
+    assert found is None or found == ProduceResponse_v7.decode(answer(errors)[4:])
+
+
+@pytest.mark.parametrize("length", range(0, 60, 7))
+async def test_what_is_no_answer_ends_the_connection(length: int) -> None:
+    """As with aiokafka, whose connection is closed by any error of its reader."""
+    with pytest.raises((struct.error, ValueError)):
+        _Request(await batches()).decode(BytesIO(answer(dict.fromkeys(PLACES, 0))[4:][:length]))
+
+
+# --- on a broker ------------------------------------------------------------------------------------------------------
+
+
+def inside(producer: KafkaProducer) -> tuple[Express, Any]:
+    """The express, and aiokafka's producer."""
+    client: Any = producer._client
+    return client._express, client._kafka
+
+
+async def test_one_request_for_what_comes_in_one_turn(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And aiokafka's sender has nothing to do."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=3)])
+    requests, send = list[int](), Express._send
+
+    def counted(self: Express, leader: int, given: dict[TopicPartition, Batch]) -> None:
+        requests.append(len(given))
+        send(self, leader, given)
+
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in range(3)))
+        monkeypatch.setattr(Express, "_send", counted)
+        _, theirs = inside(producer)
+        monkeypatch.setattr(theirs._sender, "_send_produce_req", None)
+        for n in range(1, 20):
+            await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", n))]) for p in range(3)))
+        assert requests == [3] * 19
+        assert (
+            not theirs._sender._in_flight
+            | theirs._sender._muted_partitions
+            | theirs._message_accumulator._pending_batches
+        )
+    written = await read_topic(kafka, topic_prefix, "work", partitions=3)
+    assert first_occurrences(written) == {f"k{p}": list(range(20)) for p in range(3)}
+    assert len(written) == 60
+
+
+def busy(express: Express, theirs: Any) -> None:
+    """The broker has something to answer all at once."""
+    theirs._sender._in_flight.add(express._client.cluster.leader_for_partition(next(iter(*express._leaving.values()))))
+
+
+def disconnected(_: Express, theirs: Any) -> None:
+    """The broker has closed its connections."""
+    for connection in theirs.client._conns.values():
+        connection.close()
+
+
+@pytest.mark.parametrize("trouble", [busy, disconnected])
+async def test_what_cannot_leave_goes_the_longer_way(
+    kafka: Cluster, topic_prefix: str, trouble: Callable[[Express, Any], None]
+) -> None:
+    """In order, once, and the short way is open again afterwards."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        express, theirs = inside(producer)
+        sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", 1))]) for p in (0, 1)]
+        assert len(express._leaving) == 1
+        trouble(express, theirs)
+        await asyncio.sleep(0)
+        assert len(theirs._message_accumulator._batches) == 2
+        theirs._sender._in_flight.clear()
+        express._wake_sender()
+        await asyncio.wait_for(asyncio.gather(*sent), 10)
+        await producer.send("work", 0, [outgoing(numbered("k0", 2))])
+        assert not express.due
+    found = first_occurrences(await read_topic(kafka, topic_prefix, "work", partitions=2))
+    assert found == {"k": [0], "k0": [1, 2], "k1": [1]}
+
+
+async def test_a_connection_that_is_lost_under_way(kafka: Cluster, topic_prefix: str) -> None:
+    """aiokafka sends it again, with the same numbers: whether it was written or not, it stands there once."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in (0, 1)))
+        express, theirs = inside(producer)
+        for n in range(1, 11):
+            sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", n))]) for p in (0, 1)]
+            await asyncio.sleep(0)
+            assert express.due
+            disconnected(express, theirs)
+            await asyncio.wait_for(asyncio.gather(*sent), 10)
+        await until(lambda: not express.due)
+        assert (
+            not theirs._sender._in_flight
+            | theirs._sender._muted_partitions
+            | theirs._message_accumulator._pending_batches
+        )
+        assert producer.replacements.total() == 0
+    written = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    assert first_occurrences(written) == {f"k{p}": list(range(11)) for p in (0, 1)}
+    assert len(written) == 22
+
+
+async def test_an_answer_that_nobody_understands(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of aiokafka's or ours in dealing with it ends this client, and another one goes on."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        monkeypatch.setattr(_Request, "decode", lambda *_: "nonsense")
+        sent = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        await until(lambda: producer.replacements.total() == 1)
+        monkeypatch.undo()
+        await asyncio.wait_for(sent, 10)
+        assert list(producer.replacements) == ["died"]
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [0, 1]}
