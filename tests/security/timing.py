@@ -1,4 +1,4 @@
-"""Does the time that ``verify`` takes tell anything? Welch's t-test, as dudect does it (Reparaz, Balasch, Verbauwhede,
+"""Does the time that ``Verifier.signer`` takes tell anything? Welch's t-test, as dudect does it (Reparaz, Balasch, Verbauwhede,
 "Dude, is my code constant time?", DATE 2017).
 
 Two classes of requests are timed in random order, each built anew by the same code so that nothing but their class
@@ -22,10 +22,9 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from service.core.errors import BadSignature
-from service.core.signature import verify
+from service.core.signature import Verifier
 
 #: Beyond it chance is no explanation: it happens once in 150 000 tests.
 THRESHOLD = 4.5
@@ -39,11 +38,14 @@ _BODY = 400
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class Verifies(Protocol):
-    """``verify``, or what stands in for it."""
+#: For these secrets: the index of the one that signed. Raises BadSignature.
+Signer = Callable[[bytes, Headers], int]
+Subject = Callable[[Sequence[bytes]], Signer]
 
-    def __call__(self, body: bytes, headers: Headers, *, secrets: Sequence[bytes]) -> int:
-        """The index of the secret that signed. Raises BadSignature."""
+
+def signer(secrets: Sequence[bytes]) -> Signer:
+    """What the receiver uses, made once for its live secrets."""
+    return Verifier(secrets).signer
 
 
 @dataclass(frozen=True)
@@ -100,29 +102,29 @@ def findings(times: tuple[Sequence[int], Sequence[int]], shares: Iterable[float]
 def timed(
     comparison: Comparison,
     *,
-    subject: Verifies,
+    subject: Subject,
     samples: int,
     seed: int,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[array[int], array[int]]:
     """How long each of ``samples`` calls took, by class; on ``clock``, in its units."""
     chance = random.Random(seed)  # noqa: S311 - the order of samples, no secret
-    times = array("q"), array("q")
+    times, signer_of = (array("q"), array("q")), subject(comparison.secrets)
     for begun in range(0, samples, _BATCH):
         batch = [comparison.make(chance, chance.getrandbits(1)) for _ in range(min(_BATCH, samples - begun))]
         gc.collect(0)
         gc.disable()
         for request in batch:
-            times[request.kind].append(_once(subject, request, comparison.secrets, clock))
+            times[request.kind].append(_once(signer_of, request, clock))
         gc.enable()
     return times
 
 
-def _once(subject: Verifies, request: Request, secrets: Sequence[bytes], clock: Callable[[], int]) -> int:
+def _once(signer_of: Signer, request: Request, clock: Callable[[], int]) -> int:
     body, headers = request.body, request.headers
     begun = clock()
     try:
-        subject(body, headers, secrets=secrets)
+        signer_of(body, headers)
     except BadSignature:
         return clock() - begun
     raise AssertionError("every request of this test is forged")
@@ -172,13 +174,17 @@ def comparisons(owners: int = 100) -> list[Comparison]:
     ]
 
 
-def leaky(body: bytes, headers: Headers, *, secrets: Sequence[bytes]) -> int:
-    """What ``verify`` must not be: it stops at the first byte that differs."""
-    claimed = bytes.fromhex(headers[0][1].decode())
-    for index, secret in enumerate(secrets):
-        if _same(hmac.digest(secret, body, "sha1"), claimed):
-            return index
-    raise BadSignature
+def leaky(secrets: Sequence[bytes]) -> Signer:
+    """What it must not be: it stops at the first byte that differs."""
+
+    def leaking(body: bytes, headers: Headers) -> int:
+        claimed = bytes.fromhex(headers[0][1].decode())
+        for index, secret in enumerate(secrets):
+            if _same(hmac.digest(secret, body, "sha1"), claimed):
+                return index
+        raise BadSignature
+
+    return leaking
 
 
 def _same(ours: bytes, theirs: bytes) -> bool:
@@ -188,7 +194,7 @@ def _same(ours: bytes, theirs: bytes) -> bool:
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
-def report(comparison: Comparison, subject: Verifies, *, samples: int, seed: int) -> float:
+def report(comparison: Comparison, subject: Subject, *, samples: int, seed: int) -> float:
     """Print one line for each cut-off; the largest |t|."""
     sys.stdout.write(f"{comparison.name}, {samples} samples\n")
     found = findings(timed(comparison, subject=subject, samples=samples, seed=seed))
@@ -212,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worst = report(comparisons()[0], leaky, samples=min(given.samples, 20_000), seed=given.seed)
         sys.stdout.write("the leak was found\n" if worst > 10 * THRESHOLD else "THE LEAK WAS NOT FOUND\n")
         return int(worst <= 10 * THRESHOLD)
-    worst = max(report(each, verify, samples=given.samples, seed=given.seed) for each in comparisons())
+    worst = max(report(each, signer, samples=given.samples, seed=given.seed) for each in comparisons())
     cpu = time.process_time()
     sys.stdout.write(f"largest |t| = {worst:.2f} ({'no leak found' if worst < THRESHOLD else 'A LEAK'}), {cpu:.0f} s\n")
     return int(worst >= THRESHOLD)
