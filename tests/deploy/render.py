@@ -1,8 +1,13 @@
-"""What helm makes of the chart: the objects of each ``ci/*-values.yaml``, for each version of Kubernetes."""
+"""What helm makes of the chart: the objects of each ``ci/*-values.yaml``, for each version of Kubernetes.
+
+And how a tool is asked for its judgement of them.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +102,43 @@ def objects_of(name: str, kubernetes: str = NEWEST, helm: str = "helm4") -> list
 def parse(text: str) -> list[Object]:
     """The documents that are not empty."""
     return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+
+
+# --- what a tool says of them -----------------------------------------------------------------------------------------
+
+
+def run(command: str, *arguments: object, text: str = "", environ: Mapping[str, str] | None = None) -> str:
+    """What a tool printed. Raises AssertionError where it ended with anything but 0."""
+    done = tried(command, *arguments, text=text, environ=environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tried(
+    command: str, *arguments: object, text: str = "", environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A tool run to its end, whatever that is; ``text`` is what it reads."""
+    return subprocess.run(
+        (tool(command), *map(str, arguments)),
+        cwd=ROOT,
+        input=text,
+        env={**os.environ, **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def kubeconform(text: str, kubernetes: str) -> dict[str, Any]:
+    """Its verdict: `resources` that are not right, and `summary`."""
+    schemas = tool("schemas")
+    name = "{{.Group}}-{{.ResourceAPIVersion}}-{{.ResourceKind}}.json"
+    places = [
+        word for folder in (kubernetes, "extensions") for word in ("-schema-location", f"{schemas / folder}/{name}")
+    ]
+    done = tried("kubeconform", "-strict", "-summary", "-output", "json", *places, text=text)
+    return dict(json.loads(done.stdout))
 
 
 # --- what is in the objects -------------------------------------------------------------------------------------------

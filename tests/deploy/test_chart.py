@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ from tests.deploy.render import (
     Rendering,
     extensions,
     helm,
+    kubeconform,
     name_of,
     names,
     objects_of,
+    of_kind,
     parse,
     rendered,
+    run,
+    tried,
     values_of,
 )
 from tests.deploy.tools import tool
@@ -48,28 +52,6 @@ NOT_WANTED = {
 }
 #: Two of them hold for some values only.
 ONLY_OF = {"pod-networkpolicy": r"(?!production|airgap).*", "container-security-context-user-group-id": "openshift"}
-
-
-def run(command: str, *arguments: object, text: str = "", environ: Mapping[str, str] | None = None) -> str:
-    """What a tool printed. Fails the test where it ended with anything but 0."""
-    done = _run(command, *arguments, text=text, environ=environ)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def _run(
-    command: str, *arguments: object, text: str = "", environ: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (tool(command), *map(str, arguments)),
-        cwd=ROOT,
-        input=text,
-        env={**os.environ, **(environ or {})},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 def test_there_are_values_to_check_with() -> None:
@@ -123,17 +105,6 @@ def test_chart_testing_has_nothing_to_say() -> None:
 # --- against the schemas ----------------------------------------------------------------------------------------------
 
 
-def kubeconform(text: str, kubernetes: str) -> dict[str, Any]:
-    """Its verdict: `resources` that are not right, and `summary`."""
-    schemas = tool("schemas")
-    name = "{{.Group}}-{{.ResourceAPIVersion}}-{{.ResourceKind}}.json"
-    places = [
-        word for folder in (kubernetes, "extensions") for word in ("-schema-location", f"{schemas / folder}/{name}")
-    ]
-    done = _run("kubeconform", "-strict", "-summary", "-output", "json", *places, text=text)
-    return dict(json.loads(done.stdout))
-
-
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 @pytest.mark.parametrize("name", names())
 def test_objects_have_the_fields_that_kubernetes_knows(name: str, kubernetes: str) -> None:
@@ -177,7 +148,7 @@ def test_the_schemas_of_extensions_find_what_was_planted() -> None:
 
 def kube_score(name: str) -> list[tuple[str, str, str]]:
     """What it complains about: the check, the object, and its words."""
-    done = _run("kube-score", "score", "--output-format", "json", "-", text=yaml.safe_dump_all(objects_of(name)))
+    done = tried("kube-score", "score", "--output-format", "json", "-", text=yaml.safe_dump_all(objects_of(name)))
     return [
         (check["check"]["id"], each["object_name"], comment["summary"])
         for each in json.loads(done.stdout)
@@ -337,3 +308,38 @@ def test_objects_come_from_our_templates() -> None:
 
     assert len(re.findall(r"^# Source: webex-events/templates/", text, re.MULTILINE)) >= len(parse(text))
     assert len({name_of(each) for each in parse(text)}) == len(parse(text))
+
+
+# --- what is in it ----------------------------------------------------------------------------------------------------
+
+
+def test_rules_and_dashboards_arrive_as_they_are() -> None:
+    """Braces included, which would be a template's."""
+    objects = objects_of("production")
+    (rules,) = of_kind(objects, "PrometheusRule")
+    data = {name: text for each in of_kind(objects, "ConfigMap") for name, text in each["data"].items()}
+    dashboards = list(CHART.glob("files/dashboards/*.json"))
+
+    assert rules["spec"] == yaml.safe_load((CHART / "files" / "rules" / "webex-events.yaml").read_text("utf-8"))
+    assert len(dashboards) > 0
+    for path in dashboards:
+        assert data[path.name].strip() == path.read_text("utf-8").strip()
+
+
+def test_the_chart_is_of_the_programs_version() -> None:
+    """Whose image it starts where nobody says otherwise, and which it names to who looks for vulnerabilities."""
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    (image,) = yaml.safe_load(about["annotations"]["artifacthub.io/images"])
+
+    assert about["appVersion"] == tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert image["image"] == f"{_values()['image']['repository']}:{about['appVersion']}"
+
+
+def test_changes_are_of_the_kinds_that_artifact_hub_knows() -> None:
+    """https://artifacthub.io/docs/topics/annotations/helm/."""
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["annotations"]
+    changes = yaml.safe_load(annotations["artifacthub.io/changes"])
+
+    assert {change["kind"] for change in changes} <= {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert all(change["description"] for change in changes)
+    assert all(isinstance(value, str) for value in annotations.values())

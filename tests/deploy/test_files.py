@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.render import CHART, ROOT
-from tests.deploy.test_chart import kubeconform, run
+from tests.deploy.render import CHART, NEWEST, ROOT, kubeconform, run
 
 OBJECTS = sorted(
     path
@@ -32,7 +31,7 @@ def test_the_compose_file_is_one() -> None:
 def test_objects_have_the_fields_that_their_operators_know(path: Path) -> None:
     """Strimzi's, Argo CD's and Flux's."""
     text = path.read_text("utf-8")
-    verdict = kubeconform(text, "1.36")
+    verdict = kubeconform(text, NEWEST)
 
     assert verdict["resources"] == []
     assert verdict["summary"]["valid"] == len([each for each in yaml.safe_load_all(text) if each])

@@ -25,7 +25,7 @@ def test_every_tool_has_one_version(pin: Pin) -> None:
         assert re.search(rf"^{pin.recipe['pypi']}==", lock, re.MULTILINE)
     elif pin.kind == "go":
         assert re.fullmatch(r"\d+\.\d+\.\d+", pin.version)
-    assert pin.check in {"deploy", "cluster"}
+    assert pin.check in {"deploy", "cluster", "image"}
 
 
 def _module(pin: Pin) -> str:
@@ -45,13 +45,15 @@ def test_a_version_has_a_folder_of_its_own() -> None:
 
 
 def test_a_tool_that_is_not_there_says_how_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of either check."""
+    """Of each check."""
     monkeypatch.setenv("WEBEX_EVENTS_TOOLS", str(tmp_path))
 
     with pytest.raises(ToolMissing, match="`make tools`"):
         tool("helm4")
     with pytest.raises(ToolMissing, match="`make cluster-check`"):
         tool("kubectl")
+    with pytest.raises(ToolMissing, match="`make image-check`"):
+        tool("prometheus")
     with pytest.raises(ToolMissing, match="none of the tools"):
         tool("kubectx")
 

@@ -1,4 +1,4 @@
-"""``python -m tests.deploy.image``: packages, images, then the tests of this folder; further arguments are pytest's."""
+"""``python -m tests.deploy.image``: packages, tools, images, then the tests of this folder; further arguments are pytest's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from tests.deploy.image.engine import Engine, EngineError
 from tests.deploy.image.images import prepare
 from tests.deploy.image.packages import PackagesMissing, ensure
-from tests.deploy.tools import cache
+from tests.deploy.tools import cache, pins
+from tests.deploy.tools.making import CannotMake, make
 from tests.kafka.harness import KafkaUnavailable
 
 
@@ -19,8 +20,9 @@ def main(arguments: list[str]) -> int:
     """0 where all passed."""
     try:
         ensure()
+        make(pin for pin in pins().values() if pin.check == "image")
         prepare(Engine.at(cache() / "containers"))
-    except (PackagesMissing, EngineError, KafkaUnavailable, subprocess.CalledProcessError) as error:
+    except (PackagesMissing, CannotMake, EngineError, KafkaUnavailable, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a sentence for people
         return 1
     return int(pytest.main(["-p", "no:cacheprovider", str(Path(__file__).parent), *arguments]))

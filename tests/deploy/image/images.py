@@ -1,4 +1,4 @@
-"""The three images of the check: a base that stands for the official one, the product on it, and a Kafka.
+"""The images of the check: a base that stands for the official one, the product on it, a Kafka, and a Prometheus.
 
 A base is made once for each recipe and kept in the cache of the tools; the product is built anew each time, by layers that
 buildah keeps.
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.deploy.image.engine import Engine
-from tests.deploy.tools import cache
+from tests.deploy.tools import cache, tool
 from tests.kafka.harness import cache_folder, install
 
 ROOT = Path(__file__).parents[3]
@@ -59,14 +59,16 @@ with socket.create_connection((host, int(port)), timeout=5) as broker:
 
 
 def prepare(engine: Engine) -> None:
-    """All three, with a line for each step. Raises EngineError, CalledProcessError or KafkaUnavailable."""
+    """All four, with a line for each step. Raises EngineError, CalledProcessError or KafkaUnavailable."""
     base = base_name()
     with _step(f"base {base}"):
         _base(engine, base)
     with _step(f"product {PRODUCT}"):
         _product(engine)
-    with _step(f"broker {kafka_name()}"):
+    with _step(f"broker {compose_name('KAFKA')}"):
         _kafka(engine, base)
+    with _step(f"monitoring {compose_name('PROMETHEUS')}"):
+        _prometheus(engine, base)
 
 
 def base_name() -> str:
@@ -76,10 +78,10 @@ def base_name() -> str:
     return found[1]
 
 
-def kafka_name() -> str:
-    """The compose file's own default for KAFKA_IMAGE."""
-    found = re.search(r"\$\{KAFKA_IMAGE:-([^}]+)\}", (ROOT / "deploy" / "compose.yaml").read_text("utf-8"))
-    assert found, "the compose file has no default for KAFKA_IMAGE"
+def compose_name(which: str) -> str:
+    """The compose file's own default for KAFKA_IMAGE and its like."""
+    found = re.search(rf"\$\{{{which}_IMAGE:-([^}}]+)\}}", (ROOT / "deploy" / "compose.yaml").read_text("utf-8"))
+    assert found, f"the compose file has no default for {which}_IMAGE"
     return found[1]
 
 
@@ -124,30 +126,51 @@ def _root_of(suite: str) -> Path:
 
 
 def _product(engine: Engine) -> None:
-    """As the file's first line says, but that nothing is pulled and that RUN sees this machine's authorities."""
+    build(engine, PRODUCT, ROOT, "--layers")
+    engine.podman("image", "prune", "--force", "--filter", "until=24h")  # layers that builds of other days have left
+
+
+def build(engine: Engine, name: str, sources: Path, *how: str) -> None:
+    """As the Dockerfile's first line says, but that nothing is pulled and that RUN sees this machine's authorities."""
     index = os.environ.get("PIP_INDEX_URL")
     mirror = ("--build-arg", f"PIP_INDEX_URL={index}") if index else ()
     authorities = ("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro")
-    how = ("--isolation=chroot", "--pull-never", "--layers", "--format=docker", *authorities, *mirror)
-    engine.buildah("bud", *how, "--tag", PRODUCT, str(ROOT))
-    engine.podman("image", "prune", "--force", "--filter", "until=24h")  # layers that builds of other days have left
+    here = ("--isolation=chroot", "--pull-never", "--format=docker", *authorities, *mirror)
+    engine.buildah("bud", *here, *how, "--tag", name, str(sources))
 
 
 def _kafka(engine: Engine, base: str) -> None:
     """The jars of the harness and this machine's Java under the official image's name, with its way to read KAFKA_…."""
-    name, recipe = kafka_name(), (_RUN_KAFKA, _API_VERSIONS)
-    if _made(engine, name, *recipe):
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        _kafka_files(root)
-        container = engine.buildah("from", "--pull-never", base)
-        try:
-            engine.buildah("add", "--quiet", "--chown=1000:1000", container, str(root), "/")
-            engine.buildah("config", "--user=1000", "--cmd=/etc/kafka/docker/run", *_mark(*recipe), container)
-            engine.buildah("commit", "--quiet", container, name)
-        finally:
-            engine.buildah("rm", container)
+    name, recipe = compose_name("KAFKA"), (_RUN_KAFKA, _API_VERSIONS)
+    if not _made(engine, name, *recipe):
+        with tempfile.TemporaryDirectory() as scratch:
+            _kafka_files(Path(scratch))
+            how = ("--cmd=/etc/kafka/docker/run", *_mark(*recipe))
+            _upon(engine, base, name, Path(scratch), "1000", *how)
+
+
+def _prometheus(engine: Engine, base: str) -> None:
+    """Debian's, an older one, which takes the same configuration, rules and flags."""
+    name, recipe = compose_name("PROMETHEUS"), (str(tool("prometheus").parent.name), "nobody")
+    if not _made(engine, name, *recipe):
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch)
+            for folder in ("usr/bin", "prometheus", "etc/prometheus"):
+                (root / folder).mkdir(parents=True)
+            shutil.copy(tool("prometheus"), root / "usr/bin/prometheus")
+            how = ('--entrypoint=["/bin/prometheus"]', "--workingdir=/prometheus", *_mark(*recipe))
+            _upon(engine, base, name, root, "65534", *how)
+
+
+def _upon(engine: Engine, base: str, name: str, root: Path, user: str, *how: str) -> None:
+    """An image of the files below ``root`` and a base; they belong to the user that it runs as."""
+    container = engine.buildah("from", "--pull-never", base)
+    try:
+        engine.buildah("add", "--quiet", f"--chown={user}:{user}", container, str(root), "/")
+        engine.buildah("config", f"--user={user}", *how, container)
+        engine.buildah("commit", "--quiet", container, name)
+    finally:
+        engine.buildah("rm", container)
 
 
 def _kafka_files(root: Path) -> None:

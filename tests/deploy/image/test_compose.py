@@ -1,4 +1,8 @@
-"""deploy/compose.yaml, really run by podman-compose: the unmodified file and .env.example, Kafka from the harness's jars."""
+"""deploy/compose.yaml, really run by podman-compose: the unmodified file and .env.example, Kafka from the harness's jars.
+
+Of the profile `obs` Prometheus is run, Debian's; Grafana and the collector are in no package, and their files are looked at by
+:mod:`tests.deploy.test_observing`.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +17,21 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.image.engine import Engine
+from tests.deploy.image.engine import Engine, EngineError
 from tests.deploy.image.images import PRODUCT, ROOT
 from tests.deploy.tools import tool
 
-DEPLOY = ROOT / "deploy"
+DEPLOY, CHART = ROOT / "deploy", ROOT / "helm" / "webex-events"
 
 #: No port of this machine is used, so the check disturbs nobody and nobody disturbs it.
-_OVERRIDE = "services:\n" + "".join(f"  {name}: {{ports: !reset []}}\n" for name in ("kafka", "receiver", "sandbox"))
+_OVERRIDE = "services:\n" + "".join(
+    f"  {name}: {{ports: !reset []}}\n" for name in ("kafka", "receiver", "sandbox", "prometheus")
+)
 
 #: Seconds within which a service is as another one waits for it, on a machine that does other things.
 PATIENCE = 120
+#: What the program ends with where Kafka, which has just started, does not answer in time (docs/reference/cli.md).
+LATER = 4
 
 
 class Compose:
@@ -38,7 +46,7 @@ class Compose:
         self.project = f"check-{uuid.uuid4().hex[:8]}"
         self.services: dict[str, dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
         files = ("-f", str(DEPLOY / "compose.yaml"), "-f", str(override), "--env-file", str(DEPLOY / ".env.example"))
-        self._command = (str(tool("podman-compose")), "-p", self.project, *files)
+        self._command = (str(tool("podman-compose")), "-p", self.project, *files, "--profile", "obs")
         self._conditions: dict[str, Callable[[str], bool]] = {
             "service_healthy": self.healthy,
             "service_completed_successfully": self._completed,
@@ -77,8 +85,22 @@ class Compose:
         return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
 
     def inside(self, service: str, *command: str) -> str:
-        """What a command prints there. Raises EngineError."""
-        return self.engine.podman("exec", self.name(service), "webex-events", *command)
+        """What a command prints there; asked again where it says "try again later". Raises EngineError."""
+        words, began = ("exec", self.name(service), "webex-events", *command), time.monotonic()
+        while time.monotonic() - began < PATIENCE:
+            done = self.engine.run("podman", *words, timeout=PATIENCE + 30)
+            if done.returncode != LATER:
+                break
+        if done.returncode:
+            raise EngineError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def prometheus(self, question: str) -> Any:
+        """What Prometheus answers to one of our containers; nothing while it does not."""
+        url = f"http://prometheus:9090/api/v1/{question}"
+        ask = f"import urllib.request as u; print(u.urlopen('{url}', timeout=5).read().decode())"
+        done = self.engine.run("podman", "exec", self.name("receiver"), "python", "-c", ask)
+        return {} if done.returncode else json.loads(done.stdout)["data"]
 
 
 @pytest.fixture
@@ -95,10 +117,12 @@ def compose(engine: Engine, tmp_path: Path) -> Iterator[Compose]:
 def test_a_person_is_decided_about_and_kafka_may_go_and_come_back(compose: Compose, figures: list[str]) -> None:
     began = time.monotonic()
     compose.up("processor")
+    compose.up("prometheus")
     compose.up("sandbox")
-    (decided,) = _tail(compose, "webex.registrant.rejected.v1")
+    (decided,) = _tail(compose, "webex.registrant.approved.v1")
     figures.append(f"compose: from nothing to the first decision {time.monotonic() - began:.0f} s")
-    assert decided["type"] == "webex.registrant.rejected.v1"
+    assert decided["type"] == "webex.registrant.approved.v1"
+    _is_watched(compose, figures)
 
     compose.do("stop", "kafka")
     answered = compose.inside("receiver", "trigger", "recordings.created")
@@ -114,6 +138,38 @@ def test_a_person_is_decided_about_and_kafka_may_go_and_come_back(compose: Compo
 def _tail(compose: Compose, type_: str) -> list[dict[str, Any]]:
     asked = ("--from-beginning", "--type", type_, "--count", "1", "--timeout", str(PATIENCE), "-o", "jsonl")
     return [json.loads(line) for line in compose.inside("receiver", "events", "tail", *asked).splitlines()]
+
+
+def _is_watched(compose: Compose, figures: list[str]) -> None:
+    """Prometheus reads both roles, evaluates all rules of the chart, and no alert fires."""
+    compose.wait(lambda: _settled(_targets(compose)) and _settled(_rules(compose)), "prometheus")
+    assert sorted(_targets(compose)) == [("webex-events-processor", "up"), ("webex-events-receiver", "up")]
+    rules = _rules(compose)
+    assert [rule for rule in rules if rule[1] != "ok"] == []
+    assert sorted(name for name, _ in rules) == sorted(_shipped())
+    assert [alert["labels"] for alert in compose.prometheus("alerts")["alerts"] if alert["state"] == "firing"] == []
+    figures.append(f"compose: Prometheus reads both roles and evaluates {len(rules)} rules, of which none fires")
+
+
+def _settled(found: list[tuple[str, str]]) -> bool:
+    return bool(found) and all(health != "unknown" for _, health in found)
+
+
+def _targets(compose: Compose) -> list[tuple[str, str]]:
+    """Each job, and how it was found the last time."""
+    found = compose.prometheus("targets").get("activeTargets", ())
+    return [(target["labels"]["job"], target["health"]) for target in found]
+
+
+def _rules(compose: Compose) -> list[tuple[str, str]]:
+    """Each rule, and how its last evaluation went."""
+    found = compose.prometheus("rules").get("groups", ())
+    return [(rule["name"], rule["health"]) for group in found for rule in group["rules"]]
+
+
+def _shipped() -> list[str]:
+    file = yaml.safe_load((CHART / "files" / "rules" / "webex-events.yaml").read_text("utf-8"))
+    return [rule.get("alert") or rule["record"] for group in file["groups"] for rule in group["rules"]]
 
 
 def _all_end_well(compose: Compose, figures: list[str]) -> None:

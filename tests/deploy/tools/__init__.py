@@ -42,7 +42,7 @@ class Pin:
 
     @property
     def check(self) -> str:
-        """``deploy`` or ``cluster``."""
+        """``deploy``, ``cluster`` or ``image``."""
         return self.recipe["for"]
 
     @property
@@ -93,6 +93,6 @@ def tool(name: str) -> Path:
     if pin is None:
         raise ToolMissing(f"{name} is none of the tools: {', '.join(pins())}")
     if not pin.path.exists():
-        target = "make tools" if pin.check == "deploy" else "make cluster-check"
+        target = "make tools" if pin.check == "deploy" else f"make {pin.check}-check"
         raise ToolMissing(f"{name} {pin.version} is not there: `{target}` makes it")
     return pin.path

@@ -1,5 +1,5 @@
-"""``python -m tests.deploy.tools``: ``path NAME`` prints where a tool is, ``list`` all of them, ``build deploy|cluster|NAME…``
-makes them.
+"""``python -m tests.deploy.tools``: ``path NAME`` prints where a tool is, ``list`` all of them,
+``build deploy|cluster|image|NAME…`` makes them.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def _wanted(names: list[str]) -> list[Pin]:
-    """Those with a name, and all of a check where that is named. ``cluster`` is everything."""
+    """Those with a name, and all of a check where that is named. What ``deploy`` needs, ``cluster`` needs too."""
     known = pins()
-    checks = {"deploy": {"deploy"}, "cluster": {"deploy", "cluster"}}
+    checks = {"deploy": {"deploy"}, "cluster": {"deploy", "cluster"}, "image": {"image"}}
     for name in names:
         if name not in known and name not in checks:
             raise ToolMissing(f"{name} is none of the tools: {', '.join(known)}")
