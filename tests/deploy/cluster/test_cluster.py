@@ -266,7 +266,7 @@ def test_a_release_lives_and_leaves_nothing(cluster: Cluster, name: str, tmp_pat
         cluster.helm("rollback", RELEASE, "1", "-n", NAMESPACE, "--wait", "--timeout", "90s")
         assert "webex-events-9.8.7" not in _charts(cluster)
         history = json.loads(cluster.helm("history", RELEASE, "-n", NAMESPACE, "-o", "json"))
-        said = tested(cluster)
+        said = asked_by_helm(cluster)
 
     assert [each["status"] for each in history] == ["superseded", "superseded", "deployed"]
     assert "Succeeded" in said or not [each for each in pods(objects_of(name)) if each.owner["kind"] == "Pod"]
@@ -275,7 +275,7 @@ def test_a_release_lives_and_leaves_nothing(cluster: Cluster, name: str, tmp_pat
     print(f"{name}: installed, upgraded, rolled back, tested, removed in {time.monotonic() - began:.1f} s")  # noqa: T201
 
 
-def tested(cluster: Cluster) -> str:
+def asked_by_helm(cluster: Cluster) -> str:
     """What ``helm test`` said. On a busy machine helm 4 may call a pod unready in its first second; then it is asked again."""
     command = ("test", RELEASE, "-n", NAMESPACE, "--timeout", "60s")
     try:
