@@ -33,7 +33,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.metadata import MetadataRequest
 
 from service.bus.kafka_connection import Connection
-from service.bus.kafka_express import Express
+from service.bus.kafka_express import Express, Told
 from service.bus.kafka_record import headers
 from service.bus.kafka_refusal import reason_of
 from service.bus.outgoing import Outgoing
@@ -142,9 +142,11 @@ class KafkaClient:
         await taken
         self.acknowledged = True
 
-    def hand_over(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[Any] | None:
-        """:meth:`send` without a task, for where there is nothing to wait for: the future has its result, and is not to be
-        cancelled. None: there is something.
+    def hand_over(
+        self, topic: str, partition: int, batch: Sequence[Outgoing], told: Told
+    ) -> asyncio.Future[Any] | None:
+        """:meth:`send` without a task, for where there is nothing to wait for: ``told`` is called when the future is done,
+        which is not to be cancelled. None: there is something.
         """
         accumulator, place, express = self._kafka._message_accumulator, _place(topic, partition), self._express
         metadata = self._kafka.client.cluster._partitions.get(topic)
@@ -152,9 +154,11 @@ class KafkaClient:
             return None  # nobody knows of it, or the batch before is still there
         if self.spent is not None or self._end is not None or accumulator._exception is not None:
             return None
-        builder = self._built(batch)
-        taken = express.take(place, builder) if express is not None else None
-        return taken if taken is not None else accumulator._append_batch(builder, place).future
+        if express is None:
+            taken: asyncio.Future[Any] = accumulator._append_batch(self._built(batch), place).future
+            taken.add_done_callback(told)
+            return taken
+        return None if express.leaves(place) else express.take(place, self._built(batch), told)
 
     def busy(self, topic: str, partition: int) -> bool:
         """The partition's leader has not answered the last request: what is given now has to wait for that."""

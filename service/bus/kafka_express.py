@@ -4,17 +4,21 @@ Whatever one turn of the loop has for one broker goes in one request, straight t
 keeps (sequence numbers, what is in flight, what is not answered) are kept as its sender keeps them. What cannot go this way
 joins aiokafka's queue, and every answer but "all of it is written" is left to aiokafka, which tries again or gives up as it
 would have done: nothing here judges an error.
+
+What a slow connection has not taken yet is bounded as with aiokafka: a broker has one request to answer at a time, with one
+batch of a partition, and loses its connection where that takes too long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any
 
+import structlog
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.errors import RequestTimedOutError
@@ -22,6 +26,8 @@ from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest_v7 as Produce
 from aiokafka.structs import TopicPartition
+
+from service.core.errors import whereabouts
 
 #: https://kafka.apache.org/protocol.html#The_Messages_Produce, version 7; brokers since 2.1 know it.
 _SHORT, _INT = struct.Struct(">h"), struct.Struct(">i")
@@ -41,10 +47,15 @@ class _Drained:
         return True
 
 
-class Batch(MessageBatch):  # type: ignore[misc] # aiokafka has no types
-    """aiokafka's, made with less ado."""
+#: As a future tells those who wait for it, once.
+Told = Callable[[asyncio.Future[Any]], object]
 
-    def __init__(self, place: TopicPartition, builder: Any, future: asyncio.Future[Any]) -> None:
+
+class Batch(MessageBatch):  # type: ignore[misc] # aiokafka has no types
+    """aiokafka's, made with less ado. ``told`` when its future is done: at once where all is well, else in the next turn."""
+
+    def __init__(self, place: TopicPartition, builder: Any, future: asyncio.Future[Any], told: Told) -> None:
+        self.told = told
         self._builder = builder
         self._tp = place
         self._ttl = float("inf")
@@ -56,8 +67,8 @@ class Batch(MessageBatch):  # type: ignore[misc] # aiokafka has no types
         self._retry_count = 0
 
 
+#: What goes in one request.
 Batches = dict[TopicPartition, Batch]
-"""What goes in one request."""
 
 
 class Express:
@@ -69,9 +80,10 @@ class Express:
         self._sender = kafka._sender
         self._numbers = kafka._txn_manager
         self._timeout = timeout
+        self._log = structlog.get_logger()
         self._terms = _text(client_id) + _TERMS.pack(_NO_TRANSACTION, _ALL_IN_SYNC, int(timeout * 1000))
         self._loop = asyncio.get_running_loop()
-        self._leaving: dict[int, Batches] = {}  # in the next turn of the loop, by broker
+        self._leaving: Batches = {}  # in the next turn of the loop
         self._due: set[asyncio.Future[Any]] = set()
         self._ended = False
 
@@ -87,26 +99,43 @@ class Express:
             if isinstance(each, asyncio.Task):
                 each.cancel()
 
-    def take(self, place: TopicPartition, builder: Any) -> asyncio.Future[Any] | None:
-        """The future is done when every in-sync replica has the batch; None: it has to go the other way."""
-        leader = self._client.cluster.leader_for_partition(place)
-        leaving = self._leaving.get(leader)
-        if leaving is None:
-            if not self._open(leader):
-                return None
-            if not self._leaving:
-                self._loop.call_soon(self._leave)
-            leaving = self._leaving[leader] = {}
-        if place in leaving or place in self._sender._muted_partitions or self._accumulator._batches:
-            return None
+    def leaves(self, place: TopicPartition) -> bool:
+        """Another batch of the partition was taken in this turn, and nothing may be given for it until the next."""
+        return place in self._leaving
+
+    def take(self, place: TopicPartition, builder: Any, told: Told) -> asyncio.Future[Any]:
+        """Of a partition that has none that :meth:`leaves`. The future is done when every in-sync replica has the batch, and
+        ``told`` is called.
+        """
+        if not self._leaving:
+            self._loop.call_soon(self._leave)
         future: asyncio.Future[Any] = self._loop.create_future()
-        leaving[place] = Batch(place, builder, future)
+        self._leaving[place] = Batch(place, builder, future, told)
         return future
 
-    def _open(self, leader: int | None) -> bool:
-        """All is well, and the broker has answered everything."""
+    def _leave(self) -> None:
+        leaving, self._leaving = self._leaving, {}
+        try:
+            for leader, batches in self._by_leader(leaving).items():
+                if self._open(leader, batches):
+                    self._send(leader, batches)
+                else:
+                    self._queue(batches)
+        except Exception as error:  # noqa: BLE001 - whatever it is, another client does not have it
+            self._give_up(error)
+
+    def _by_leader(self, leaving: Batches) -> dict[int | None, Batches]:
+        """As it is known now; aiokafka finds the others."""
+        found: dict[int | None, Batches] = {}
+        leader_of = self._client.cluster.leader_for_partition
+        for place, batch in leaving.items():
+            found.setdefault(leader_of(place), {})[place] = batch
+        return found
+
+    def _open(self, leader: int | None, batches: Batches) -> bool:
+        """All is well, the broker has answered everything, and nothing waits in aiokafka's queue."""
         connection = self._client._conns.get((leader, ConnectionGroup.DEFAULT))
-        if connection is None or not connection.connected() or leader in self._sender._in_flight:
+        if connection is None or not connection.connected() or leader in self._sender._in_flight or self._ended:
             return False
         oldest, newest = connection._versions.get(Produce.API_KEY, (0, 0))
         sender = self._sender.sender_task
@@ -114,19 +143,20 @@ class Express:
             oldest <= Produce.API_VERSION <= newest
             and self._numbers.has_pid()
             and not (sender is None or sender.done())
+            and not self._accumulator._batches
+            and self._sender._muted_partitions.isdisjoint(batches)
         )
 
-    def _leave(self) -> None:
-        leaving, self._leaving = self._leaving, {}
-        for leader, batches in leaving.items():
-            if self._open(leader) and not self._ended:
-                self._send(leader, batches)
-            else:
-                self._queue(batches)
+    def _give_up(self, error: Exception) -> None:
+        """aiokafka's sender would have died of it, which is noticed."""
+        self._log.error("producer.crashed", error=type(error).__name__, where=whereabouts(error))
+        if (sender := self._sender.sender_task) is not None:
+            sender.cancel()
 
     def _queue(self, batches: Batches) -> None:
         """aiokafka's sender takes them, when it can."""
         for place, batch in batches.items():
+            batch.future.add_done_callback(batch.told)
             batch._drain_waiter = self._loop.create_future()
             self._accumulator._batches[place].append(batch)
         self._wake_sender()
@@ -137,7 +167,7 @@ class Express:
 
     # --- one request --------------------------------------------------------------------------------------------------
 
-    def _send(self, leader: int, batches: Batches) -> None:
+    def _send(self, leader: int | None, batches: Batches) -> None:
         self._number(batches)
         self._sender._in_flight.add(leader)
         self._sender._muted_partitions.update(batches)
@@ -148,7 +178,10 @@ class Express:
         self._due.add(answer)
         number = connection._next_correlation_id()
         connection._requests.append((number, _Request(batches), answer))
-        connection._writer.writelines(self._encoded(number, batches))
+        try:
+            connection._writer.writelines(self._encoded(number, batches))
+        except OSError:  # as aiokafka does: the answer is then that it was closed
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
 
     def _number(self, batches: Batches) -> None:
         """As ``MessageAccumulator._pop_batch`` does."""
@@ -178,35 +211,41 @@ class Express:
             answer.set_exception(RequestTimedOutError())
         connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
-    def _answered(self, leader: int, batches: Batches, timer: asyncio.TimerHandle, answer: asyncio.Future[Any]) -> None:
+    def _answered(
+        self, leader: int | None, batches: Batches, timer: asyncio.TimerHandle, answer: asyncio.Future[Any]
+    ) -> None:
         timer.cancel()
         self._due.discard(answer)
         if answer.exception() is None and answer.result() is None:
             self._accumulator._pending_batches.difference_update(batches.values())
+            self._landed(leader, batches)
             for batch in batches.values():
                 if not batch.future.done():
                     batch.future.set_result(None)
-            self._landed(leader, batches)
-        elif not self._ended:
+                batch.told(batch.future)
+            return
+        for batch in batches.values():
+            batch.future.add_done_callback(batch.told)
+        if not self._ended:
             task = self._loop.create_task(self._leave_to_aiokafka(leader, batches, answer))
             self._due.add(task)
             task.add_done_callback(self._due.discard)
 
-    def _landed(self, leader: int, batches: Batches) -> None:
+    def _landed(self, leader: int | None, batches: Batches) -> None:
         self._sender._in_flight.discard(leader)
         self._sender._muted_partitions.difference_update(batches)
         if self._accumulator._batches:
             self._wake_sender()
 
-    async def _leave_to_aiokafka(self, leader: int, batches: Batches, answer: asyncio.Future[Any]) -> None:
+    async def _leave_to_aiokafka(self, leader: int | None, batches: Batches, answer: asyncio.Future[Any]) -> None:
         for batch in batches.values():
             batch.future.add_done_callback(partial(self._no_longer_pending, batch))
         handler = SendProduceReqHandler(self._sender, batches)
         handler._client = _Sent(self._client, answer)
         try:
             await handler.do(leader)
-        except Exception:  # noqa: BLE001 - whatever it is, aiokafka's sender would have died of it, which is noticed
-            self._sender.sender_task.cancel()
+        except Exception as error:  # noqa: BLE001 - whatever it is, another client does not have it
+            self._give_up(error)
         else:
             self._landed(leader, batches)
 

@@ -224,14 +224,14 @@ class KafkaProducer:
 
     def _hand_to(self, client: KafkaClient, pending: _Pending) -> None:
         try:
-            taken = client.hand_over(self._prefix + pending.topic, pending.partition, pending.batch)
+            told = partial(self._answered, client, pending)
+            taken = client.hand_over(self._prefix + pending.topic, pending.partition, pending.batch, told)
         except Exception:  # noqa: BLE001 - whatever it is, the longer way comes to it as well, and says so
             taken = None
         if taken is None:
             pending.delivery = asyncio.create_task(self._deliver(client, pending))
         else:
             pending.delivery = taken
-            taken.add_done_callback(partial(self._answered, client, pending))
 
     def _answered(self, client: KafkaClient, pending: _Pending, taken: asyncio.Future[Any]) -> None:
         """What was handed over is acknowledged or refused; what else there is takes the longer way."""

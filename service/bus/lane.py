@@ -164,13 +164,16 @@ class Lane:
     @property
     def waiting(self) -> bool:
         """Something is in memory."""
-        self._forget_withdrawn()
+        if self._withdrawn:
+            self._forget_withdrawn()
         return bool(self._memory)
 
     @property
     def empty(self) -> bool:
         """Nothing is left: neither rows nor in memory."""
-        return self.first == self.next and not self.waiting
+        if self._withdrawn:
+            self._forget_withdrawn()
+        return self.first == self.next and not self._memory
 
     def oldest(self) -> Call | None:
         """The oldest one with something in memory."""
@@ -228,7 +231,8 @@ class Lane:
 
     def front(self, largest: int) -> list[Entry]:
         """What may be sent from memory in one batch. For where there are no rows."""
-        self._forget_withdrawn()
+        if self._withdrawn:
+            self._forget_withdrawn()
         entries = list(islice(self._memory, FLIGHT_RECORDS))
         return entries[: fitting(entries, largest)]
 

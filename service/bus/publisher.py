@@ -250,7 +250,6 @@ class KafkaFirstPublisher:
             self._first_arrives()
         call = Call(done, len(messages), self._now)
         entries: list[Entry] = []
-        lanes: list[Lane] = []
         waiting = self._bytes
         for message in messages:
             lane, key = self._lanes.lane_for(message), message.key.encode()
@@ -259,7 +258,6 @@ class KafkaFirstPublisher:
             if size > MAX_RECORD_BYTES or self._letter is None:
                 self._refuse_too_large(entry)
             entries.append(entry)
-            lanes.append(lane)
             waiting += size
         if not (self._admitting or self.accepting):
             raise CannotStore("Kafka does not acknowledge, and there is no journal that could keep it")
@@ -267,9 +265,10 @@ class KafkaFirstPublisher:
             raise Overloaded("too many records wait to become durable")
         self._bytes = waiting
         call.entries = entries
-        for entry, lane in zip(entries, lanes, strict=True):
-            lane.add(entry)
-            self._ready[lane] = True
+        for entry in entries:
+            if entry.lane is not None:
+                entry.lane.add(entry)
+                self._ready[entry.lane] = True
         return call
 
     def _refuse_too_large(self, entry: Entry) -> None:

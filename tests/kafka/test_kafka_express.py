@@ -38,14 +38,18 @@ def builder(count: int) -> BatchBuilder:
 async def batches() -> dict[TopicPartition, Batch]:
     """Of two topics, in no order."""
     loop = asyncio.get_running_loop()
-    return {place: Batch(place, builder(n + 1), loop.create_future()) for n, place in enumerate(PLACES)}
+    return {place: Batch(place, builder(n + 1), loop.create_future(), told) for n, place in enumerate(PLACES)}
+
+
+def told(_: asyncio.Future[Any]) -> None:
+    """By nobody who minds."""
 
 
 async def test_a_batch_is_one_of_aiokafka() -> None:
-    """It has everything that aiokafka's own has, and no more."""
+    """It has everything that aiokafka's own has, and one who is told."""
     ours = (await batches())[PLACES[0]]
     theirs = MessageBatch(PLACES[0], builder(1), float("inf"), 0)
-    assert vars(ours).keys() == vars(theirs).keys()
+    assert vars(ours).keys() == vars(theirs).keys() | {"told"}
     ours.failure(ValueError("the sender died"))
     assert isinstance(ours.future.exception(), ValueError)
 
@@ -153,7 +157,7 @@ async def test_one_request_for_what_comes_in_one_turn(
 
 def busy(express: Express, theirs: Any) -> None:
     """The broker has something to answer all at once."""
-    theirs._sender._in_flight.add(express._client.cluster.leader_for_partition(next(iter(*express._leaving.values()))))
+    theirs._sender._in_flight.add(express._client.cluster.leader_for_partition(next(iter(express._leaving))))
 
 
 def disconnected(_: Express, theirs: Any) -> None:
@@ -162,7 +166,19 @@ def disconnected(_: Express, theirs: Any) -> None:
         connection.close()
 
 
-@pytest.mark.parametrize("trouble", [busy, disconnected])
+def ahead(express: Express, theirs: Any) -> None:
+    """aiokafka's own sender has one of the partitions on its way, to the leader before this one."""
+    theirs._sender._muted_partitions.add(next(iter(express._leaving)))
+
+
+def nobody_leads(express: Express, theirs: Any) -> None:
+    """The leader has gone, and the others know no other yet."""
+    partitions = theirs.client.cluster._partitions[next(iter(express._leaving)).topic]
+    for partition, known in partitions.items():
+        partitions[partition] = known._replace(leader=-1)
+
+
+@pytest.mark.parametrize("trouble", [busy, disconnected, ahead, nobody_leads])
 async def test_what_cannot_leave_goes_the_longer_way(
     kafka: Cluster, topic_prefix: str, trouble: Callable[[Express, Any], None]
 ) -> None:
@@ -173,11 +189,12 @@ async def test_what_cannot_leave_goes_the_longer_way(
         await producer.send("work", 0, [outgoing(numbered("k", 0))])
         express, theirs = inside(producer)
         sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", 1))]) for p in (0, 1)]
-        assert len(express._leaving) == 1
+        assert len(express._leaving) == 2
         trouble(express, theirs)
         await asyncio.sleep(0)
         assert len(theirs._message_accumulator._batches) == 2
         theirs._sender._in_flight.clear()
+        theirs._sender._muted_partitions.clear()
         express._wake_sender()
         await asyncio.wait_for(asyncio.gather(*sent), 10)
         await producer.send("work", 0, [outgoing(numbered("k0", 2))])
@@ -226,3 +243,125 @@ async def test_an_answer_that_nobody_understands(
         await asyncio.wait_for(sent, 10)
         assert list(producer.replacements) == ["died"]
     assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [0, 1]}
+
+
+async def test_an_answer_that_nobody_can_read(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the connection, not the client: aiokafka sends the same again and reads for itself, and nothing stays locked."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+
+    def unreadable(*_: object) -> None:
+        raise struct.error("too short")
+
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k0", 0))])
+        with monkeypatch.context() as patch:
+            patch.setattr(_Request, "decode", unreadable)
+            sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", 1))]) for p in (0, 1)]
+            await asyncio.wait_for(asyncio.gather(*sent), 10)
+        await until(lambda: is_at_rest(producer))
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 2))]) for p in (0, 1)))
+        assert producer.replacements.total() == 0
+    written = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    assert first_occurrences(written) == {"k0": [0, 1, 2], "k1": [1, 2]}
+    assert len(written) == 5
+
+
+def is_at_rest(producer: KafkaProducer) -> bool:
+    """Nothing is on its way, nothing waits, and nothing is locked."""
+    express, theirs = inside(producer)
+    accumulator, sender = theirs._message_accumulator, theirs._sender
+    books = (sender._in_flight, sender._muted_partitions, accumulator._pending_batches, accumulator._batches)
+    return not any((*books, express.due, express._leaving))
+
+
+async def test_an_answer_to_another_request(kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is out of step, and ends; what was sent is sent again with the same numbers."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    numbers, read = iter([999]), _Request.parse_response_header
+
+    def misread(self: _Request, answer: BytesIO) -> _Request:
+        found = read(self, answer)
+        found.correlation_id = next(numbers, found.correlation_id)
+        return found
+
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        monkeypatch.setattr(_Request, "parse_response_header", misread)
+        for n in (1, 2):
+            await asyncio.wait_for(producer.send("work", 0, [outgoing(numbered("k", n))]), 10)
+            await until(lambda: is_at_rest(producer))
+        assert producer.replacements.total() == 0
+    written = await read_topic(kafka, topic_prefix, "work")
+    assert first_occurrences(written) == {"k": [0, 1, 2]}
+    assert len(written) == 3
+
+
+def refusing(error: Exception) -> Callable[..., None]:
+    """A connection that takes nothing."""
+
+    def writelines(*_: object) -> None:
+        raise error
+
+    return writelines
+
+
+@pytest.mark.parametrize(("error", "replaced"), [(OSError(32, "broken pipe"), 0), (ValueError("a bug"), 1)])
+async def test_a_request_that_cannot_be_written(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, error: Exception, replaced: int
+) -> None:
+    """A broken connection is aiokafka's to mend; after anything else this client is not trusted any more."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k0", 0))])
+        _, theirs = inside(producer)
+        with monkeypatch.context() as patch:
+            for connection in theirs.client._conns.values():
+                patch.setattr(connection._writer, "writelines", refusing(error))
+            sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", 1))]) for p in (0, 1)]
+            await asyncio.wait_for(asyncio.gather(*sent), 5)
+        await until(lambda: is_at_rest(producer))
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 2))]) for p in (0, 1)))
+        assert producer.replacements.total() == replaced
+    written = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    assert first_occurrences(written) == {"k0": [0, 1, 2], "k1": [1, 2]}
+    assert len(written) == 5
+
+
+async def test_a_second_batch_of_a_partition_in_one_turn(kafka: Cluster, topic_prefix: str) -> None:
+    """As after one that was withdrawn: it stays behind the first, though both are of the same turn."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        for n in range(1, 21, 2):
+            first = producer.send("work", 0, [outgoing(numbered("k", n))])
+            first.cancel()
+            await producer.send("work", 0, [outgoing(numbered("k", n + 1))])
+            await until(lambda: is_at_rest(producer))
+        assert producer.replacements.total() == 0
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": list(range(21))}
+
+
+async def test_an_end_with_a_request_under_way(kafka: Cluster, topic_prefix: str) -> None:
+    """The next client goes on with its numbers: what the broker has had is not written twice."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    timing = Timing(request=20, slow=0.5, stall=1.0, backoff=0.1)
+    async with producing(kafka, topic_prefix, timing=timing) as producer:
+        await partitions(producer, "work")
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in (0, 1)))
+        express, theirs = inside(producer)
+        for connection in theirs.client._conns.values():
+            connection._handle_frame = lambda _: None  # its answers get lost
+        sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", 1))]) for p in (0, 1)]
+        await asyncio.wait_for(asyncio.gather(*sent), 15)
+        assert list(producer.replacements) == ["stalled"]
+        assert not express.due
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 2))]) for p in (0, 1)))
+    written = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    assert first_occurrences(written) == {f"k{p}": [0, 1, 2] for p in (0, 1)}
+    assert len(written) == 6

@@ -176,7 +176,12 @@ async def test_what_a_new_client_does_not_help_is_not_given_to_ever_more(
         await send(self, *what)
 
     def hand_over(self: KafkaClient, *what: Any) -> asyncio.Future[None] | None:
-        return asyncio.shield(hangs(self, *what)) if direct else None
+        *what_is_sent, told = what
+        if not direct:
+            return None
+        taken = asyncio.shield(hangs(self, *what_is_sent))
+        taken.add_done_callback(told)
+        return taken
 
     timing = Timing(request=1.0, connect=2.0, slow=0.1, stall=0.2, backoff=0.1)
     async with producing(cluster, topic_prefix, timing=timing) as producer:

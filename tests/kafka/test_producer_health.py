@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, OutO
 from service.bus import kafka_producer
 from service.bus.kafka_client import KafkaClient, Timing
 from service.bus.kafka_connection import Connection
+from service.bus.kafka_express import Told
 from service.bus.kafka_producer import KafkaProducer
 from service.bus.outgoing import Outgoing
 from service.bus.publisher import KafkaFirstPublisher
@@ -84,11 +85,14 @@ class StubClient:
             raise KafkaConnectionError
         return Answer(self.brokers.topics)
 
-    def hand_over(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None] | None:
+    def hand_over(
+        self, topic: str, partition: int, batch: Sequence[Outgoing], told: Told
+    ) -> asyncio.Future[None] | None:
         """As aiokafka's own future: what becomes of it concerns the client alone."""
         if not self.brokers.direct or self.spent is not None:
             return None
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        taken.add_done_callback(told)
         self.writing.add(task := asyncio.create_task(self._write(taken, batch)))
         task.add_done_callback(self.writing.discard)
         return taken
