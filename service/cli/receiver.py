@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from service.cli.buses import Bus, opened_bus
-from service.cli.clock import utc_now
+from service.cli.clock import rfc3339_now, utc_now
 from service.cli.garbage import spare_what_stays
 from service.cli.health import Health
 from service.cli.private_listener import private_listener
@@ -91,7 +91,7 @@ def _endpoint(settings: Settings, bus: Bus, metrics: Metrics, live: LiveSecrets,
         publisher=bus.receiving,
         secrets=live,
         mode=settings.webhook.signatures,
-        understand=understanding(receiver=socket.gethostname(), now=utc_now, organizations=settings.webex.known),
+        understand=understanding(receiver=socket.gethostname(), now=rfc3339_now, organizations=settings.webex.known),
         observe=metrics,
         tracing=Tracing(settings.tracing.ratio),
         rejections=rejects,

@@ -34,7 +34,7 @@ TOPICS = {
 }
 
 
-class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One event. ``time`` and ``receivedtime`` are RFC 3339 texts in UTC; ``partitionkey`` is the record's key too.
 
     ``origin`` says how we know: ``webhook``, ``sweep`` or ``command``.
@@ -104,39 +104,37 @@ _decoder = msgspec.json.Decoder(CloudEvent)
 
 def to_message(event: CloudEvent, *, topic: str = "") -> Message:
     """The record that carries the event, on ``topic``, by default that of its family."""
-    return Message(
-        topic=topic or _topic_of(event.type),
-        key=event.partitionkey,
-        value=_encoder.encode(event),
-        partition_by=event.partitionkey,
-    )
+    key = event.partitionkey
+    return Message(topic or topic_of(event.type), key, _encoder.encode(event), key)
 
 
 @lru_cache(maxsize=256)
-def _topic_of(type_: str) -> str:
+def topic_of(type_: str) -> str:
+    """Where events of this type go, without the prefix."""
     return TOPICS[type_.split(".")[1]]
 
 
-def event_id(*parts: str | bytes, after: tuple[str, ...] = ()) -> str:
-    """A deterministic id: the same parts give the same id; SHA-256 over length-prefixed parts, 32 hex digits.
-
-    ``after``: parts before these that come again and again; they are hashed once.
-    """
-    digest = _hash_of(after).copy()
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(raw).to_bytes(8, "big"))
-        digest.update(raw)
-    return digest.hexdigest()[:32]
+def event_id(*parts: str | bytes) -> str:
+    """A deterministic id: the same parts give the same id; SHA-256 over length-prefixed parts, 32 hex digits."""
+    return begun(*parts).hexdigest()[:32]
 
 
-@lru_cache(maxsize=512)
-def _hash_of(parts: tuple[str, ...]) -> hashlib._Hash:
+def begun(*parts: str | bytes) -> hashlib._Hash:
+    """An id's first parts, hashed once for :func:`event_id_after`."""
     digest = hashlib.sha256()
     for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
+        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "big") + raw)
     return digest
+
+
+def event_id_after(first: hashlib._Hash, name: str, content: bytes) -> str:
+    """What :func:`event_id` gives for the parts of ``first``, which stays as it is, and these two."""
+    raw = name.encode("utf-8", "surrogatepass")
+    digest = first.copy()
+    digest.update(len(raw).to_bytes(8, "big") + raw + len(content).to_bytes(8, "big"))
+    digest.update(content)
+    return digest.hexdigest()[:32]
 
 
 def source_of(org_id: object) -> str:

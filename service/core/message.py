@@ -8,7 +8,7 @@ import msgspec
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One record to write. Topics are named without the operator's prefix.
 
     ``partition_by`` decides the partition (Kafka's default partitioner over its UTF-8 bytes): for event topics it equals the

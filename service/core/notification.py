@@ -9,6 +9,7 @@ or field passes, and what does not have the type that it should have is kept as 
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import re
 from datetime import UTC, datetime
@@ -57,7 +58,7 @@ WITHHELD = frozenset(
 )
 
 
-class Accepted(msgspec.Struct, frozen=True):
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """What became of a notification: the records that must be durable before Webex gets its 2xx, its event's first.
 
     ``org_id`` and ``registration`` are the envelope's ``orgId`` and ``id`` as they came, also of what is quarantined; ""
@@ -75,6 +76,19 @@ class Accepted(msgspec.Struct, frozen=True):
         return events.decode(self.messages[0].value or b"")
 
 
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One request: its bytes, and the circumstances in which they came.
+
+    ``received`` is as :func:`service.core.event.rfc3339` writes it; ``receiver`` names this instance; ``traceparent`` is of
+    W3C's form, or None.
+    """
+
+    body: bytes
+    received: str
+    receiver: str
+    traceparent: str | None
+
+
 def accept(
     body: bytes,
     *,
@@ -83,13 +97,21 @@ def accept(
     traceparent: str | None = None,
     organizations: Organizations = SINGLE,
 ) -> Accepted:
-    """The event's record, and the hint's where one is due. Total: there are no bytes for which this raises.
-
-    ``received`` knows its time zone; ``receiver`` names this instance; a malformed ``traceparent`` is left out;
-    ``organizations`` are those that the hint may be for.
+    """What :func:`accepted` gives for that delivery. ``received`` knows its time zone; a malformed ``traceparent`` is left
+    out.
     """
     traced = traceparent and _traceparent.fullmatch(traceparent)
-    delivery = Delivery(body, received, receiver, traceparent if traced else None)
+    return accepted(Delivery(body, rfc3339(received), receiver, traceparent if traced else None), organizations)
+
+
+def accepted(delivery: Delivery, organizations: Organizations) -> Accepted:
+    """The event's record, and the hint's where one is due. Total: there are no bytes for which this raises.
+
+    ``organizations`` are those that the hint may be for.
+    """
+    body = delivery.body
+    if (overload := _overload(body)) is not None:
+        return _kept(_skimmed(body) or overload, delivery)
     if notification := quickly(body):
         return _published(notification, delivery, organizations)
     read = _read(body)
@@ -99,15 +121,6 @@ def accept(
     if isinstance(understood, Doubt):
         return _kept(understood, delivery, _text(read.envelope.get("orgId")), _text(read.envelope.get("id")))
     return _published(understood, delivery, organizations)
-
-
-class Delivery(msgspec.Struct, frozen=True):
-    """One request: its bytes, and the circumstances in which they came."""
-
-    body: bytes
-    received: datetime
-    receiver: str
-    traceparent: str | None
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -128,22 +141,26 @@ class Registration(msgspec.Struct, frozen=True):
     """What all notifications of one webhook have in common: what they are about, and whose they are.
 
     ``id`` and ``org_id`` are the envelope's as they came, "" where there is none; ``owner`` is the latter where it can be a
-    key. ``identity`` is their share in the ids of events. ``moment`` is the field of ``data`` that says when it happened, ""
-    where none does.
+    key. ``identity`` is their share in the ids of events, and ``begun`` its hash; where ``repeatable``, the same bytes may
+    mean another event later. ``moment`` is the field of ``data`` that says when it happened, "" where none does. ``hinted``:
+    the processor has to look.
     """
 
     id: str
     org_id: str
     family: Family
-    verb: str
     moment: str
     type: str
+    topic: str
     owner: str
     source: str
     identity: tuple[str, str, str]
+    begun: hashlib._Hash
+    repeatable: bool
+    hinted: bool
 
 
-class Notification(msgspec.Struct, frozen=True):
+class Notification(msgspec.Struct, frozen=True, gc=False):
     """A notification of a known kind. ``meeting`` is its series, or else its meeting's id as Webex wrote it; "" for none.
 
     ``fields`` has those of ``data`` as attributes; ``published`` is the event's data: whatever msgspec writes as that object.
@@ -165,7 +182,7 @@ def quickly(body: bytes) -> Notification | None:
     nothing to withhold. To cut the bytes is exact: they are JSON if both pieces are.
     """
     end = body.rfind(b'"data":')
-    if not 0 < end <= MAX_REMEMBERED or _overload(body) or not (known := _before_data(body[:end])):
+    if not 0 < end <= MAX_REMEMBERED or not (known := _before_data(body[:end])):
         return None
     try:
         data = known.reader.decode(b"{" + body[end:]).data
@@ -199,8 +216,6 @@ def _before_data(head: bytes) -> Known | None:
 
 def _read(body: bytes) -> Read | Doubt:
     """Read the bytes as strictly as any later reader may."""
-    if (overload := _overload(body)) is not None:
-        return _skimmed(body) or overload
     try:
         envelope = _decoder.decode(body)
     except RecursionError:
@@ -298,16 +313,20 @@ def _registration(envelope: dict[str, Any]) -> Registration | Doubt:
     if not isinstance(verb, str) or verb not in family.verbs:
         return Doubt("unknownEvent", f"{resource} has no event {_word(verb)} that is known.")
     id_, org_id = _text(envelope.get("id")), _text(envelope.get("orgId"))
+    type_, identity = f"webex.{family.name}.{verb}.v1", (id_, resource, verb)
     return Registration(
         id=id_,
         org_id=org_id,
         family=family,
-        verb=verb,
         moment=family.moments.get(verb, ""),
-        type=f"webex.{family.name}.{verb}.v1",
+        type=type_,
+        topic=events.topic_of(type_),
         owner=_identifier(org_id),
         source=events.source_of(_short(org_id)),
-        identity=(id_, resource, verb),
+        identity=identity,
+        begun=events.begun(*identity),
+        repeatable=verb in family.repeatable,
+        hinted=work.triggers(type_),
     )
 
 
@@ -317,13 +336,15 @@ def _short(org_id: str) -> str:
 
 
 def _recognise(registration: Registration, fields: object, published: Any) -> Notification | Doubt:
-    """Which resource and meeting the notification is about."""
+    """Which resource and meeting the notification is about: its series, wherever that stands, or else the id as it came."""
     value = getattr(fields, "id", None)
     if not (id_ := _identifier(value)):
         return _nameless(value)
-    series = _series(fields, registration.family)
-    meeting = series or _meeting(fields, registration.family)
-    return Notification(registration, id_, series, meeting, fields, published)
+    for name in registration.family.meeting_fields:
+        value = getattr(fields, name, None)
+        if isinstance(value, str) and len(value) <= MAX_ID_LENGTH and (series := _series_of(value)):
+            return Notification(registration, id_, series, series, fields, published)
+    return Notification(registration, id_, "", _meeting(registration.family, fields), fields, published)
 
 
 def _nameless(id_: object) -> Doubt:
@@ -349,34 +370,27 @@ def _identifier(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= MAX_ID_LENGTH and value.isprintable() else ""
 
 
-def _series(fields: object, family: Family) -> str:
-    """The meeting's series, wherever it stands; "" where it has none, as in a personal room."""
-    for name in family.meeting_fields:
-        value = getattr(fields, name, None)
-        if isinstance(value, str) and len(value) <= MAX_ID_LENGTH and (series := _series_of(value)):
-            return series
-    return ""
-
-
 @lru_cache(maxsize=1024)
 def _series_of(meeting: str) -> str | None:
     return series_of(_identifier(meeting))
 
 
-def _meeting(fields: object, family: Family) -> str:
-    """The meeting's id as Webex wrote it."""
+def _meeting(family: Family, fields: object) -> str:
+    """The meeting's id as Webex wrote it; "" where the family has none."""
     return _identifier(getattr(fields, family.meeting_fields[0], None)) if family.meeting_fields else ""
 
 
 def _published(notification: Notification, delivery: Delivery, organizations: Organizations) -> Accepted:
     registration, event = notification.registration, _normalized(notification, delivery)
-    hints = _hints(notification, event, organizations) if work.triggers(event.type) else ()
-    return Accepted((events.to_message(event), *hints), False, registration.org_id, registration.id)
+    key = event.partitionkey
+    message = Message(registration.topic, key, events.encode(event), key)
+    hint = _hint(notification, event, organizations) if registration.hinted else None
+    return Accepted((message, hint) if hint else (message,), False, registration.org_id, registration.id)
 
 
 def _normalized(notification: Notification, delivery: Delivery) -> CloudEvent:
     registration, id_, meeting = notification.registration, notification.id, notification.meeting
-    received = rfc3339(delivery.received)
+    received, key = delivery.received, meeting or id_
     return CloudEvent(
         specversion=events.SPEC_VERSION,
         id=_event_id(notification, delivery.body, received),
@@ -386,7 +400,7 @@ def _normalized(notification: Notification, delivery: Delivery) -> CloudEvent:
         time=_moment(notification) or received,
         datacontenttype=events.DATA_CONTENT_TYPE,
         data=notification.published,
-        partitionkey=meeting or id_,
+        partitionkey=key,
         origin="webhook",
         receivedtime=received,
         receiver=delivery.receiver,
@@ -397,10 +411,10 @@ def _normalized(notification: Notification, delivery: Delivery) -> CloudEvent:
 def _event_id(notification: Notification, body: bytes, received: str) -> str:
     """Equal for a byte-identical redelivery; what can happen again with the same bytes has the minute in it too."""
     registration = notification.registration
-    if registration.verb not in registration.family.repeatable:
-        return events.event_id(notification.id, body, after=registration.identity)
+    if not registration.repeatable:
+        return events.event_id_after(registration.begun, notification.id, body)
     minute = received[: len("2026-01-10T09:00")] + "Z"
-    return events.event_id(notification.id, minute, body, after=registration.identity)
+    return events.event_id(*registration.identity, notification.id, minute, body)
 
 
 def _moment(notification: Notification) -> str:
@@ -474,7 +488,7 @@ def _quarantined(doubt: Doubt, delivery: Delivery) -> CloudEvent:
         source="/webex",
         key=id_,
         origin="webhook",
-        received=delivery.received,
+        received=datetime.fromisoformat(delivery.received),
         receiver=delivery.receiver,
         data={
             "reason": doubt.reason,
@@ -485,7 +499,7 @@ def _quarantined(doubt: Doubt, delivery: Delivery) -> CloudEvent:
     )
 
 
-def _hints(notification: Notification, event: CloudEvent, organizations: Organizations) -> tuple[Message, ...]:
+def _hint(notification: Notification, event: CloudEvent, organizations: Organizations) -> Message | None:
     """The record for the processor, if there is a series or an organisation at which it can look."""
     org_id = _organization(notification)
     hint = work.hint_for(
@@ -496,7 +510,7 @@ def _hints(notification: Notification, event: CloudEvent, organizations: Organiz
         host_email=_text(getattr(notification.fields, "hostEmail", None)),
         instance=_instance_of(notification.id),
     )
-    return (work.to_message(hint),) if hint else ()
+    return work.to_message(hint) if hint else None
 
 
 @lru_cache(maxsize=1024)

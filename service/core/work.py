@@ -25,7 +25,7 @@ ABOUT_ORGANIZATION = "webex.service-app."
 AUTHORIZED = "webex.service-app.authorized.v1"
 
 
-class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="hint", tag_field="kind"):
+class Hint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="hint", tag_field="kind", gc=False):
     """Look at ``series``, because of ``reason`` (an event type, or ``sweep``); without one, at the organisation itself.
 
     ``org_id`` is Webex's organisation id and ``host_email`` the host's address where the event had them, else "": Webex wants
@@ -151,4 +151,5 @@ _decoder: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 
 def to_message(item: Item) -> Message:
     """The record on ``work`` that carries it to the owner of its organisation."""
-    return Message(topic="work", key=item.organization, value=_encoder.encode(item), partition_by=item.organization)
+    key = item.organization
+    return Message("work", key, _encoder.encode(item), key)

@@ -57,7 +57,8 @@ class _Entrance:
         try:
             if self._guarded:
                 message = await receive()
-                ticket = self._endpoint.take(scope["extensions"][FIELDS], message["body"], resolve, _source(scope))
+                headers, (source, _) = scope["extensions"][FIELDS], scope["client"] or ("", 0)
+                ticket = self._endpoint.take(headers, message["body"], resolve, source)
             else:
                 ticket = await self._read(scope, receive, resolve)
         except Disconnected:

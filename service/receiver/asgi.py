@@ -11,7 +11,7 @@ import msgspec
 from service.receiver.answers import Answer, problem
 from service.receiver.framing import as_written
 from service.receiver.guard import Guard, Place
-from service.receiver.request import FIELDS, as_pairs
+from service.receiver.request import FIELDS
 
 
 class Asgi(Guard):
@@ -20,13 +20,15 @@ class Asgi(Guard):
     The application is uvicorn's own. Its answers have a length; it hears of nobody who hangs up.
     """
 
-    __slots__ = ("_read_target", "_task", "_waiting")
+    __slots__ = ("_read_target", "_scope_so_far", "_task", "_waiting")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._waiting: deque[_Exchange] = deque()
         self._task: asyncio.Task[None]
-        self._read_target: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        self._read_target: tuple[bytes, str] | None = None
+        #: What the scopes of its requests to one target have in common.
+        self._scope_so_far: dict[str, Any] = {}
 
     def hand_on(self, place: Place, body: bytes) -> None:
         """To the application, in a task that uvicorn waits for when it ends."""
@@ -40,7 +42,7 @@ class Asgi(Guard):
         waiting = self._waiting
         try:
             while waiting and not self.transport.is_closing():
-                exchange, answer = waiting[0], problem(500)
+                exchange, answer = waiting[0], None
                 try:
                     await self.app(exchange.scope, exchange.receive, exchange.send)
                     answer = exchange.answer()
@@ -48,28 +50,35 @@ class Asgi(Guard):
                     self._all.failed(bug)
                 finally:
                     waiting.popleft()
-                    exchange.place.take(answer)
+                    exchange.place.take(answer or problem(500))
         finally:
             self.tasks.discard(self._task)
 
     def _scope(self) -> dict[str, Any]:
-        if self.target != self._read_target[0]:
-            self._read_target = (self.target, *as_written(self.target))
-        _, path, query = self._read_target
+        if (self.target, self.version) != self._read_target:
+            self._read_target = (self.target, self.version)
+            self._scope_so_far = self._begun_scope()
+        fields = self.fields
+        return {
+            **self._scope_so_far,
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "method": self.method.decode("ascii"),
+            "headers": fields.items() if isinstance(fields, dict) else fields,
+            "extensions": {FIELDS: fields},
+        }
+
+    def _begun_scope(self) -> dict[str, Any]:
+        path, query = as_written(self.target)
         return {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": self.version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
-            "method": self.method.decode("ascii"),
             "root_path": "",
             "path": self.path,
             "raw_path": path,
             "query_string": query,
-            "headers": as_pairs(self.fields),
-            "extensions": {FIELDS: self.fields},
         }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -19,7 +18,7 @@ import structlog
 
 from service.core.errors import BadSignature, CannotStore, RequestRefused, whereabouts
 from service.core.message import Message
-from service.core.notification import Accepted, accept
+from service.core.notification import Accepted, Delivery, accepted
 from service.core.organizations import SINGLE, Organizations
 from service.core.signature import Secret, SignatureMode, Verifier
 from service.receiver.admission import Admission
@@ -61,8 +60,8 @@ class Observer(Protocol):
     def secret_matched(self, name: str) -> None:
         """The secret of this name made the signature."""
 
-    def event_published(self, topic: str, seconds: float) -> None:
-        """An event became durable, so long after its signature was verified."""
+    def webhook_stored(self, status: int, topic: str, seconds: float) -> None:
+        """An event became durable, so long after its signature was verified, and its request got this answer."""
 
     def notification_quarantined(self, reason: str) -> None:
         """A signed notification was not understood, and kept."""
@@ -126,15 +125,17 @@ class Ticket(msgspec.Struct, eq=False):
     offer: object = None
 
 
-#: What a body, and the ``traceparent`` that goes with it, mean. Never raises.
+#: What a body, and the ``traceparent`` that goes with it (of W3C's form), mean. Never raises.
 Understand = Callable[[bytes, str], Accepted]
 
 
-def understanding(*, receiver: str, now: Callable[[], datetime], organizations: Organizations = SINGLE) -> Understand:
-    """For an instance of this name, as events carry it; ``organizations`` are those whose work the events may be."""
+def understanding(*, receiver: str, now: Callable[[], str], organizations: Organizations = SINGLE) -> Understand:
+    """For an instance of this name, as events carry it; ``now`` is as they carry it too; ``organizations`` are those whose
+    work the events may be.
+    """
 
     def understand(body: bytes, traceparent: str) -> Accepted:
-        return accept(body, received=now(), receiver=receiver, traceparent=traceparent, organizations=organizations)
+        return accepted(Delivery(body, now(), receiver, traceparent), organizations)
 
     return understand
 
@@ -260,8 +261,7 @@ class Endpoint:
             self._failed(bug)
         accepted, observe = ticket.accepted, self._observe
         try:
-            observe.webhook_answered(STORED.status)
-            observe.event_published(accepted.messages[0].topic, now - ticket.verified)
+            observe.webhook_stored(STORED.status, accepted.messages[0].topic, now - ticket.verified)
             if accepted.quarantined:
                 observe.notification_quarantined(str(accepted.event.data.get("reason")))
             if ticket.sampled:

@@ -31,7 +31,7 @@ from service.receiver import framing
 from service.receiver.answers import CLOSING, Answer, problem
 from service.receiver.connections import SWEEP, Connections
 from service.receiver.framing import Cut, Refusal
-from service.receiver.request import Headers, Pairs
+from service.receiver.request import Headers, as_pairs
 from service.receiver.sockets import bound_buffers, reset
 
 #: A refused client may go on reading its answer for so long (s): closing while it still sends would destroy the answer.
@@ -67,11 +67,12 @@ class Guard(HttpToolsProtocol, abc.ABC):
         "_known_host",
         "_known_target",
         "_limits",
-        "_pairs",
+        "_names",
         "_parts",
         "_places",
         "_raw",
         "_refusal",
+        "_repeated",
         "_stage",
         "_stamp",
         "_stamped",
@@ -114,8 +115,10 @@ class Guard(HttpToolsProtocol, abc.ABC):
         self._expecting = False
         #: When the request that is being received was first seen incomplete; 0: not yet.
         self._started = 0.0
-        #: As they come, until the headers or the request are complete.
-        self._pairs: list[tuple[bytes, bytes]] = []
+        #: As they come, until the headers or the request are complete: fields, and those whose name was there already, with how
+        #: many other fields stood before.
+        self._names: dict[bytes, bytes] = {}
+        self._repeated: list[tuple[int, bytes, bytes]] = []
         self._parts: list[bytes] = []
         self.target = self.method = b""
         self.path = self.version = ""
@@ -243,7 +246,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
             self._check_body_so_far()
         elif len(self.target) > self._limits.request_line:
             self.refuse(Refusal.REQUEST_LINE_TOO_LONG)
-        elif self._raw > self._endless_head or len(self._pairs) > self._limits.fields:
+        elif self._raw > self._endless_head or len(self._names) + len(self._repeated) > self._limits.fields:
             self.refuse(Refusal.HEADERS_TOO_LARGE)
 
     def _set_deadline(self) -> None:
@@ -253,7 +256,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
         self.due = self._started + (limits.header_seconds if self._stage == _HEAD else limits.request_seconds)
 
     def _check_body_so_far(self) -> None:
-        if self._pairs:
+        if self._names:
             self.refuse(Refusal.TRAILERS)
         elif sum(map(len, self._parts)) > self._limits.body_bytes:
             self.refuse(Refusal.BODY_TOO_LARGE)
@@ -288,21 +291,26 @@ class Guard(HttpToolsProtocol, abc.ABC):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field; after the headers it is a trailer."""
-        self._pairs.append((name, value))
+        names, name = self._names, name.lower()
+        if name in names:
+            self._repeated.append((len(names), name, value))
+        else:
+            names[name] = value
 
     def on_headers_complete(self) -> None:
         """Judge the request by its headers, before any of its body is kept."""
-        pairs, parser = self._pairs, self.parser
-        self._pairs = []
-        fields = self.fields = {name.lower(): value for name, value in pairs}
+        fields, parser = self._names, self.parser
+        self.fields, self._names = fields, {}
         version = self.version = parser.get_http_version()
         self.method = parser.get_method()
-        if self._raw > self._limits.header_bytes or len(pairs) > self._limits.fields:
-            self._check_size(pairs)
+        if self._repeated:
+            self._put_in_order(fields)
+        if self._raw > self._limits.header_bytes or len(self.fields) > self._limits.fields:
+            self._check_size()
         if self.method != b"POST" and self.method in framing.FOREIGN:
             raise Cut(Refusal.MALFORMED)
-        if len(fields) < len(pairs) or not framing.UNUSUAL.isdisjoint(fields):
-            self._look_closely(pairs, version)
+        if self.fields is not fields or not framing.UNUSUAL.isdisjoint(fields):
+            self._look_closely(version)
         if (host := fields.get(b"host")) != self._known_host:
             self._known_host = framing.valid_host(host)
         if self.target != self._known_target:
@@ -315,16 +323,24 @@ class Guard(HttpToolsProtocol, abc.ABC):
         if self._expecting and not self._places:
             self._continue()
 
-    def _check_size(self, pairs: Pairs) -> None:
+    def _put_in_order(self, fields: dict[bytes, bytes]) -> None:
+        """A name is there twice: it cannot be a mapping."""
+        if len(fields) + len(self._repeated) > self._limits.fields:
+            raise Cut(Refusal.HEADERS_TOO_LARGE)
+        in_order = list(fields.items())
+        for before, name, value in reversed(self._repeated):
+            in_order.insert(before, (name, value))
+        self.fields, self._repeated = in_order, []
+
+    def _check_size(self) -> None:
+        pairs = as_pairs(self.fields)
         size = sum(len(name) + len(value) + len(b": \r\n") for name, value in pairs)
         if size > self._limits.header_bytes or len(pairs) > self._limits.fields:
             raise Cut(Refusal.HEADERS_TOO_LARGE)
 
-    def _look_closely(self, pairs: Pairs, version: str) -> None:
-        in_order = [(name.lower(), value) for name, value in pairs]
-        self._expecting = framing.look_closely(in_order, version=version, upgrading=self.parser.should_upgrade())
-        if len(self.fields) < len(pairs):
-            self.fields = in_order
+    def _look_closely(self, version: str) -> None:
+        upgrading = self.parser.should_upgrade()
+        self._expecting = framing.look_closely(as_pairs(self.fields), version=version, upgrading=upgrading)
 
     def _look_at_target(self) -> None:
         if len(self.target) > self._limits.request_line:
@@ -350,7 +366,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
 
     def on_message_complete(self) -> None:
         """The whole request is here; nothing was wrong with it, unless with what came behind the headers."""
-        if self._pairs:
+        if self._names:
             raise Cut(Refusal.TRAILERS)
         body = b"".join(self._parts)
         if len(body) > self._limits.body_bytes:

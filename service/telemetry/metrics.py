@@ -136,10 +136,7 @@ class Metrics:
 
     def webhook_answered(self, status: int) -> None:
         """A request to the public listener got this answer."""
-        try:
-            self._webhooks.counts[status] += 1
-        except KeyError:
-            self._webhooks.add(status)
+        self._webhooks.add(status)
 
     def webhook_refused(self, reason: str) -> None:
         """A request to the webhook's route was refused."""
@@ -160,8 +157,12 @@ class Metrics:
         """Ask at every scrape how many connections to the public listener are open."""
         self._gauge("connections", "Open connections to the public listener").set_function(partial(_number, ask))
 
-    def event_published(self, topic: str, seconds: float) -> None:
-        """An event became durable, so long after its signature was verified."""
+    def webhook_stored(self, status: int, topic: str, seconds: float) -> None:
+        """An event became durable, so long after its signature was verified, and its request got this answer."""
+        try:
+            self._webhooks.counts[status] += 1
+        except KeyError:
+            self._webhooks.add(status)
         try:
             self._published.counts[topic] += 1
         except KeyError:

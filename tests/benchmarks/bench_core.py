@@ -58,14 +58,14 @@ def _read(body: bytes) -> Notification | None:
 
 
 def _making(understood: Notification, body: bytes) -> dict[str, float]:
-    delivery = Delivery(body, RECEIVED, "r1", TRACE)
+    delivery = Delivery(body, event.rfc3339(RECEIVED), "r1", TRACE)
     made = notification._normalized(understood, delivery)
     found = {
         "event": microseconds(lambda: notification._normalized(understood, delivery)),
         "encode": microseconds(lambda: event.to_message(made)),
     }
     if work.triggers(made.type):
-        found["hint"] = microseconds(lambda: notification._hints(understood, made, SINGLE))
+        found["hint"] = microseconds(lambda: notification._hint(understood, made, SINGLE))
     return found
 
 

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.event import TOPICS, CloudEvent, decode, encode, event_id, new_event, rfc3339, to_message
+from service.core.event import (
+    TOPICS,
+    CloudEvent,
+    begun,
+    decode,
+    encode,
+    event_id,
+    event_id_after,
+    new_event,
+    rfc3339,
+    to_message,
+)
 
 NOON = datetime(2026, 1, 20, 12, 0, tzinfo=UTC)
 
@@ -105,6 +116,20 @@ def test_event_ids_keep_their_parts_apart(one: list[str | bytes], other: list[st
     """Only the same parts give the same id: moving a character from one part to the next gives another."""
     assert (event_id(*one) == event_id(*other)) == (as_bytes(one) == as_bytes(other))
     assert event_id("ab", "c") != event_id("a", "bc")
+
+
+@given(st.lists(st.text() | st.binary(), max_size=4), st.text(st.characters()), st.binary())
+def test_an_id_may_be_begun_before_the_rest_is_known(parts: list[str | bytes], name: str, content: bytes) -> None:
+    """It is the same id, and what was begun serves again."""
+    first = begun(*parts)
+    for _ in range(2):
+        assert event_id_after(first, name, content) == event_id(*parts, name, content)
+
+
+def test_an_id_begun_is_a_literal_too() -> None:
+    """A lone surrogate, which JSON can carry, has an id as well."""
+    assert event_id_after(begun(), "a", b"b") == "3c9d591045bc8876f9d0399bbfb05c6a"
+    assert event_id_after(begun("x"), "\ud800", b"") == event_id("x", "\ud800", b"")
 
 
 def as_bytes(parts: list[str | bytes]) -> list[bytes]:

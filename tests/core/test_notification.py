@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from service.core import event as events
 from service.core import work
-from service.core.notification import MAX_DEPTH, MAX_ID_LENGTH, MAX_REMEMBERED, WITHHELD, Accepted, accept, quickly
+from service.core.notification import (
+    MAX_DEPTH,
+    MAX_ID_LENGTH,
+    MAX_REMEMBERED,
+    WITHHELD,
+    Accepted,
+    Delivery,
+    accept,
+    accepted,
+    quickly,
+)
 from service.core.organizations import SINGLE, Organization, Organizations
 from service.core.resources import FAMILIES, Envelope, Shape
 
@@ -184,6 +194,14 @@ def test_how_we_know_it() -> None:
 def test_a_malformed_traceparent_is_left_out(value: str) -> None:
     """It comes from outside, so what is not W3C's form is not passed on."""
     assert taken(body(), traceparent=value).event.traceparent is None
+
+
+@pytest.mark.parametrize("raw", [body(), body("rooms", "created"), b"{"], ids=["known", "unknown", "no JSON"])
+@pytest.mark.parametrize("traceparent", [TRACE, None])
+def test_a_delivery_is_accepted_as_its_parts_are(raw: bytes, traceparent: str | None) -> None:
+    """Who has looked at the circumstances already hands them over as they go into the event."""
+    delivery = Delivery(raw, RECEIVED, "r1", traceparent)
+    assert accepted(delivery, SINGLE) == taken(raw, traceparent=traceparent)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ class Judge:
             publisher=self._publisher,
             secrets=lambda: _SECRETS,
             mode=SignatureMode.AUTO,
-            understand=understanding(receiver="fuzzed", now=lambda: NOW, organizations=_ORGANIZATIONS),
+            understand=understanding(receiver="fuzzed", now=lambda: events.rfc3339(NOW), organizations=_ORGANIZATIONS),
             observe=Metrics(),
             tracing=Tracing(1.0),
             rejections=self._rejections,

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
+from service.core.event import rfc3339
 from service.core.organizations import SINGLE, Organizations
 from service.core.signature import ANYBODY, Secret, SignatureMode
 from service.receiver.app import create_app
@@ -47,7 +48,7 @@ class Bench:
             publisher=publisher or self.publisher,
             secrets=self.secrets,
             mode=SignatureMode.AUTO,
-            understand=understanding(receiver="receiver-0", now=lambda: NOW, organizations=self.organizations),
+            understand=understanding(receiver="receiver-0", now=lambda: rfc3339(NOW), organizations=self.organizations),
             observe=self.metrics,
             limits=self.limits,
             tracing=self.tracing,

@@ -137,7 +137,7 @@ def test_an_answer_that_cannot_be_sent_disturbs_nobody(bench: Bench, held: Held)
 class Blind(Metrics):
     """Metrics with bugs."""
 
-    def event_published(self, topic: str, seconds: float) -> None:
+    def webhook_stored(self, status: int, topic: str, seconds: float) -> None:
         """Raise."""
         raise RuntimeError("alice@example.org")
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.receiver.conftest import URL, Bench
 from tests.receiver.test_app import ANSWERS, SAMPLES, signed
+from tests.receiver.test_endpoint import Remembering
 from tests.receiver.ways import Answered, Client, listening, written
 
 #: What the server itself, or the guard in front of it, has an opinion about.
@@ -80,3 +81,23 @@ async def test_each_kind_of_request_has_its_answer_on_every_way(way: str) -> Non
     answers = await asked(Bench(), way)
 
     assert {name: answers[name].status for name in expected} == expected
+
+
+@pytest.mark.parametrize("way", ["guard", "direct"])
+async def test_headers_that_repeat_keep_their_order(way: str) -> None:
+    """Whoever looks into a refusal sees them as they came, those with names of their own in between."""
+    remembering = Remembering()
+    pairs = [
+        (b"host", b"x"),
+        *((name, b"%d" % place) for place, name in enumerate((b"a", b"b", b"A", b"a", b"c", b"B"))),
+    ]
+    lines = b"".join(b"%b: %b\r\n" % pair for pair in (*pairs, (b"content-length", b"1")))
+    async with listening(Bench(rejections=remembering).endpoint(), way) as url:
+        client = Client(url)
+        answer = await client.ask(b"POST /webhooks/webex HTTP/1.1\r\n%b\r\nx" % lines)
+        client.close()
+
+    assert answer.status == 401
+    assert [list(each["headers"]) for each in remembering.kept] == [
+        [*((name.lower(), value) for name, value in pairs), (b"content-length", b"1")]
+    ]

@@ -65,8 +65,8 @@ def text(metrics: Metrics) -> str:
 def test_everything_that_happens_is_counted() -> None:
     """Each method moves its own metric."""
     metrics = Metrics()
-    metrics.webhook_answered(204)
-    metrics.event_published("meetings", 0.02)
+    metrics.webhook_stored(204, "meetings", 0.02)
+    metrics.webhook_answered(401)
     metrics.notification_quarantined("unknownResource")
     metrics.looked("finished")
     metrics.decided("approve", 3)
@@ -98,6 +98,7 @@ def test_everything_that_happens_is_counted() -> None:
 
     for line in (
         'webhooks_total{answer="204"} 1.0',
+        'webhooks_total{answer="401"} 1.0',
         'events_published_total{topic="meetings"} 1.0',
         'publish_seconds_bucket{le="0.025"} 1.0',
         'quarantined_total{reason="unknownResource"} 1.0',
@@ -159,7 +160,7 @@ def test_durations_are_counted_as_the_client_library_does() -> None:
     metrics = Metrics()
     for each in seconds:
         own.observe(each)
-        metrics.event_published("meetings", each)
+        metrics.webhook_stored(204, "meetings", each)
 
     def shown(scrape: str) -> list[str]:
         return re.findall(r"^webex_events_publish_seconds_(?:bucket|count|sum).*", scrape, re.MULTILINE)
