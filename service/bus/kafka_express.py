@@ -258,8 +258,12 @@ class _Request:
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self.RESPONSE_TYPE = self
         self.correlation_id = 0
+
+    @property
+    def RESPONSE_TYPE(self) -> _Request:  # noqa: N802 - aiokafka's name
+        """Not an attribute: a ring of references would keep the records until the collector comes."""
+        return self
 
     def parse_response_header(self, answer: BytesIO) -> _Request:
         (self.correlation_id,) = _INT.unpack(answer.read(_INT.size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import struct
 from collections.abc import Callable
@@ -153,6 +154,23 @@ async def test_one_request_for_what_comes_in_one_turn(
     written = await read_topic(kafka, topic_prefix, "work", partitions=3)
     assert first_occurrences(written) == {f"k{p}": list(range(20)) for p in range(3)}
     assert len(written) == 60
+
+
+async def test_what_is_acknowledged_is_gone_at_once(kafka: Cluster, topic_prefix: str) -> None:
+    """The collector finds no batch, whose records it would have kept until then."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        gc.collect()
+        gc.disable()
+        try:
+            for n in range(10):
+                await producer.send("work", 0, [outgoing(numbered("k", n))])
+            await asyncio.sleep(0)
+            left = [each for each in gc.get_objects() if isinstance(each, Batch)]
+        finally:
+            gc.enable()
+    assert len(left) == 0
 
 
 def busy(express: Express, theirs: Any) -> None:
