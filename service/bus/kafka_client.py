@@ -97,7 +97,14 @@ class KafkaClient:
         self._next_update = 0.0
         self._later: asyncio.Task[Any] | None = None
         self._kafka.client.force_metadata_update = self._update_in_turn
-        self._express = Express(self._kafka, client_id=client_id, timeout=timing.request) if idempotent else None
+        self._again: dict[aiokafka.TopicPartition, Any] = {}  # records that had numbers with the client before
+        accumulator = self._kafka._message_accumulator
+        self._pop_batch, accumulator._pop_batch = accumulator._pop_batch, self._pop_in_turn
+        self._express = (
+            Express(self._kafka, client_id=client_id, timeout=timing.request, before_numbers=self._take_back)
+            if idempotent
+            else None
+        )
 
     async def connect(self, topics: Iterable[str]) -> str:
         """Connect and look up ``topics``; the problem, or ""."""
@@ -176,10 +183,22 @@ class KafkaClient:
         mine._pid_and_epoch = its._pid_and_epoch
         mine._sequence_numbers.clear()
         mine._sequence_numbers.update(its._sequence_numbers)
+        numbered = other._again | {each.tp: each._builder.records for each in other._numbered()}
         wanted = {id(batch) for batch in again}
-        for numbered in other._numbered():
-            if id(numbered._builder.records) in wanted:
-                mine._sequence_numbers[numbered.tp] -= numbered.record_count
+        self._again = {place: records for place, records in numbered.items() if id(records) in wanted}
+
+    def _take_back(self, batch: Any) -> None:
+        """It is about to get numbers: its own ones again, where it is the next of its partition as it was with the client
+        before. Only then: another batch with numbers that the brokers know would be taken for that one, and be lost.
+        """
+        if self._again and self._again.pop(batch.tp, None) is batch._builder.records:
+            self._kafka._txn_manager._sequence_numbers[batch.tp] -= batch.record_count
+
+    def _pop_in_turn(self, place: aiokafka.TopicPartition) -> Any:
+        batch = self._kafka._message_accumulator._batches[place][0]
+        if not batch.retry_count:
+            self._take_back(batch)
+        return self._pop_batch(place)
 
     def _numbered(self) -> list[Any]:
         """What has sequence numbers and no answer: one batch of a partition at most, aiokafka sends no other meanwhile."""

@@ -72,9 +72,12 @@ Batches = dict[TopicPartition, Batch]
 
 
 class Express:
-    """For one idempotent AIOKafkaProducer; ``timeout`` (s) for one request."""
+    """For one idempotent AIOKafkaProducer; ``timeout`` (s) for one request; each batch is shown to ``before_numbers``."""
 
-    def __init__(self, kafka: Any, *, client_id: str, timeout: float) -> None:
+    def __init__(
+        self, kafka: Any, *, client_id: str, timeout: float, before_numbers: Callable[[MessageBatch], None]
+    ) -> None:
+        self._before_numbers = before_numbers
         self._client = kafka.client
         self._accumulator = kafka._message_accumulator
         self._sender = kafka._sender
@@ -180,7 +183,10 @@ class Express:
         connection._requests.append((number, _Request(batches), answer))
         try:
             connection._writer.writelines(self._encoded(number, batches))
-        except OSError:  # as aiokafka does: the answer is then that it was closed
+        except (
+            OSError,
+            RuntimeError,
+        ):  # uvloop raises the latter where asyncio is silent; the answer is that it was closed
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
 
     def _number(self, batches: Batches) -> None:
@@ -189,6 +195,7 @@ class Express:
         producer, epoch = numbers.producer_id, numbers.producer_epoch
         for place, batch in batches.items():
             builder = batch._builder
+            self._before_numbers(batch)
             builder._builder.set_producer_state(producer, epoch, numbers.sequence_number(place))
             numbers.increment_sequence_number(place, builder._relative_offset)
             batch._retry_count = 1
@@ -209,7 +216,7 @@ class Express:
     def _too_late(self, connection: Any, answer: asyncio.Future[Any]) -> None:
         if not answer.done():
             answer.set_exception(RequestTimedOutError())
-        connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
     def _answered(
         self, leader: int | None, batches: Batches, timer: asyncio.TimerHandle, answer: asyncio.Future[Any]
@@ -222,7 +229,8 @@ class Express:
             for batch in batches.values():
                 if not batch.future.done():
                     batch.future.set_result(None)
-                batch.told(batch.future)
+            for batch in batches.values():
+                self._tell(batch)
             return
         for batch in batches.values():
             batch.future.add_done_callback(batch.told)
@@ -230,6 +238,12 @@ class Express:
             task = self._loop.create_task(self._leave_to_aiokafka(leader, batches, answer))
             self._due.add(task)
             task.add_done_callback(self._due.discard)
+
+    def _tell(self, batch: Batch) -> None:
+        try:
+            batch.told(batch.future)
+        except Exception as error:  # noqa: BLE001 - as asyncio does: the others are to be told all the same
+            self._loop.call_exception_handler({"message": "who waits for a batch has failed", "exception": error})
 
     def _landed(self, leader: int | None, batches: Batches) -> None:
         self._sender._in_flight.discard(leader)

@@ -331,10 +331,10 @@ class KafkaFirstPublisher:
 
     def _first_arrives(self) -> None:
         """What comes in one turn of the loop, for whatever lane, goes together; what it needs to know is asked once."""
-        self._arriving = True
         self._now, self._timestamp, self._admitting = self._loop.time(), int(time.time() * 1000), self.accepting
         self._lanes.ask_again()
         self._expect()
+        self._arriving = True
 
     def _soon(self, lane: Lane) -> None:
         """Go on with it in the next turn."""

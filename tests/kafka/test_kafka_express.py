@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
@@ -327,7 +328,10 @@ def refusing(error: Exception) -> Callable[..., None]:
     return writelines
 
 
-@pytest.mark.parametrize(("error", "replaced"), [(OSError(32, "broken pipe"), 0), (ValueError("a bug"), 1)])
+@pytest.mark.parametrize(
+    ("error", "replaced"),
+    [(OSError(32, "broken pipe"), 0), (RuntimeError("the handler is closed"), 0), (ValueError("a bug"), 1)],
+)
 async def test_a_request_that_cannot_be_written(
     kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, error: Exception, replaced: int
 ) -> None:
@@ -383,3 +387,46 @@ async def test_an_end_with_a_request_under_way(kafka: Cluster, topic_prefix: str
     written = await read_topic(kafka, topic_prefix, "work", partitions=2)
     assert first_occurrences(written) == {f"k{p}": [0, 1, 2] for p in (0, 1)}
     assert len(written) == 6
+
+
+@pytest.mark.parametrize("withdrawn", ["as the next client comes", "before it can be given to it"])
+async def test_the_numbers_of_a_withdrawn_batch_are_nobody_else_s(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, withdrawn: str
+) -> None:
+    """The broker has it, and would take the next one for it: acknowledged, and not written."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    timing = Timing(request=20, slow=0.5, stall=1.0, backoff=0.1)
+    async with producing(kafka, topic_prefix, timing=timing) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        old: Any = producer._client
+        for connection in inside(producer)[1].client._conns.values():
+            connection._handle_frame = lambda _: None  # its answers get lost
+        sent = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        with monkeypatch.context() as patch:
+            if withdrawn == "as the next client comes":
+                _then(old, sent.cancel)
+            else:
+                patch.setattr(KafkaClient, "hand_over", lambda *_: None)
+                patch.setattr(KafkaClient, "_look_up", _knows_of_nothing)
+            await until(lambda: producer._client is not old)
+            await asyncio.sleep(0.03)
+            sent.cancel()
+        await asyncio.wait_for(producer.send("work", 0, [outgoing(numbered("k", 2))]), 10)
+        assert next(iter(producer.replacements)) == "stalled"
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [0, 1, 2]}
+
+
+def _then(client: Any, call: Callable[[], object]) -> None:
+    """In the turn after its end."""
+    end = client.end
+
+    async def ended() -> None:
+        await end()
+        asyncio.get_running_loop().call_soon(call)
+
+    client.end = ended
+
+
+async def _knows_of_nothing(*_: object) -> None:
+    raise UnknownTopicOrPartitionError
