@@ -204,6 +204,8 @@ class Known(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=512)
 def _before_data(head: bytes) -> Known | None:
     """What the bytes before the data say, read as closely as any; None where that is no envelope, or of no known kind."""
+    if head.endswith(b"\\"):  # within a name, whose quote this is not: ``"x\\"data":``
+        return None
     read = _read(head + b'"data":null}')
     if isinstance(read, Doubt):
         return None

@@ -46,8 +46,8 @@ RETRY_AFTER = 5
 PIPELINED = 32
 #: Parts of a body that are kept as they came.
 _PARTS = 64
-#: So many bytes are parsed at once: they hold no more than some thousand fields, or parts of a body.
-_PIECE = 16 * 1024
+#: So many bytes are parsed at once: they hold no more than a thousand fields, or parts of a body, and all of a usual webhook.
+_PIECE = 4 * 1024
 
 
 _IDLE, _HEAD, _BODY, _OVER = range(4)
@@ -148,7 +148,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone, with whatever was not complete."""
         self._all.forget(self)
-        self._stage = _OVER
+        self._stop_parsing()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks for an answer, where uvicorn gives none
@@ -168,7 +168,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
 
     def end(self) -> None:
         """Close, and see to it that it does close."""
-        self._stage, self.last = _OVER, True
+        self._stop_parsing()
         self.transport.close()
         self.drained_by = self._clock() + DRAIN
 
@@ -293,6 +293,8 @@ class Guard(HttpToolsProtocol, abc.ABC):
         """One field; after the headers it is a trailer."""
         names, name = self._names, name.lower()
         if name in names:
+            if len(self._repeated) > self._limits.fields:
+                raise Cut(Refusal.TRAILERS if self._stage == _BODY else Refusal.HEADERS_TOO_LARGE)
             self._repeated.append((len(names), name, value))
         else:
             names[name] = value
@@ -444,8 +446,11 @@ class Guard(HttpToolsProtocol, abc.ABC):
             self._say(refusal)
 
     def _stop_parsing(self) -> None:
+        """Nothing that comes is looked at, and nothing that came is kept: the client decides how long it stays."""
         self._stage, self.last = _OVER, True
         self.due = math.inf
+        self.fields, self._names, self._repeated = {}, {}, []
+        self.target, self._parts = b"", []
 
     def _say(self, refusal: Refusal) -> None:
         """The last words. The client may read them while its own are thrown away."""

@@ -46,7 +46,7 @@ def check(headers: Headers, size: int, *, most: int) -> bytes | None:
         raise BodyTooLarge
     if not isinstance(headers, dict):
         return _check_each(headers)
-    if b"content-encoding" in headers or not _is_json(headers.get(b"content-type", _JSON)):
+    if b"content-encoding" in headers or not _known_json(headers.get(b"content-type", _JSON)):
         raise UnsupportedMediaType
     return headers.get(b"traceparent")
 
@@ -60,12 +60,22 @@ def _check_each(headers: Pairs) -> bytes | None:
 
 
 _JSON = b"application/json"
+_LONGEST_REMEMBERED = 128
 
 
-@lru_cache(maxsize=64)  # a client sends the same again and again
+def _known_json(value: bytes) -> bool:
+    """A client sends the same again and again; what is too long for that is not remembered."""
+    return _remembered(value) if len(value) <= _LONGEST_REMEMBERED else _is_json(value)
+
+
 def _is_json(value: bytes) -> bool:
     """No type at all is accepted as well: whether the bytes are Webex's is for the signature to say."""
     return value.split(b";", 1)[0].strip().lower() == _JSON
+
+
+@lru_cache(maxsize=64)
+def _remembered(value: bytes) -> bool:
+    return _is_json(value)
 
 
 async def read_body(receive: Receive, headers: Pairs, *, most: int, seconds: float) -> bytes:

@@ -474,6 +474,8 @@ HOOK = b'"id":"hook","resource":"meetings","event":"started"'
         pytest.param(b'{%b,"data":}' % HOOK, False, "notJson", id="no value"),
         pytest.param(b'{%b,"name":"n"data":{"id":"x"}}' % HOOK, False, "notJson", id="a text that ends too early"),
         pytest.param(b'[%b,"data":{"id":"x"}}' % HOOK, False, "notJson", id="the wrong bracket"),
+        pytest.param(b'{%b,"data":{"id":"x"},"x\\"data":{"id":"y"}}' % HOOK, False, "", id="a quote in a name"),
+        pytest.param(b'{%b,"\\"data":{"id":"y"}}' % HOOK, False, "missingId", id="a quote at the front of a name"),
         pytest.param(b'"data":{"id":"x"}}', False, "notJson", id="no envelope"),
         pytest.param(b'{"data":{"id":"x"}}', False, "unknownResource", id="an empty envelope"),
     ],
@@ -488,7 +490,7 @@ def test_the_quick_way_cuts_where_it_may(raw: bytes, quick: bool, why: str) -> N
 
 @given(
     st.integers(1),
-    st.binary(max_size=2) | st.sampled_from([b'"', b"{", b"}", b",", b":", b'"data":', b"\\"]),
+    st.binary(max_size=2) | st.sampled_from([b'"', b"{", b"}", b",", b":", b'"data":', b"\\", b'"\\', b'x\\"']),
     st.booleans(),
 )
 def test_a_notification_that_is_almost_right_is_read_alike(position: int, patch: bytes, instead: bool) -> None:

@@ -177,6 +177,20 @@ def test_hang_ups_leave_nothing_behind(server: Guarded) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize(
+    "fields", [b"a:\r\n" * 4096, b"".join(b"%x:\r\n" % n for n in range(4096))], ids=["one", "many"]
+)
+def test_what_is_refused_is_not_kept(server: Guarded, fields: bytes) -> None:
+    """A client that never reads its refusal costs little more than its connection, however many fields it sent."""
+    before = report(server.port)["rss"]
+    with contextlib.ExitStack() as open_wires:
+        for _ in range(200):
+            wire = open_wires.enter_context(Wire(server.port))
+            wire.send([b"POST / HTTP/1.1\r\n", fields[: 16 * 1024]])
+        grown = report(server.port)["rss"] - before
+    assert grown < 200 * 64 * 1024
+
+
 def _settled(server: Guarded, connections: int) -> dict[str, int]:
     for _ in range(50):
         if (now := report(server.port))["connections"] <= connections:
