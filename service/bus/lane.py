@@ -19,7 +19,7 @@ from itertools import islice, takewhile
 
 import msgspec
 
-from service.bus.outgoing import Outgoing, size_of, stamped
+from service.bus.outgoing import Outgoing, stamped, total_size
 from service.bus.record_size import size_beside
 from service.bus.waiting import Done
 from service.core.message import Message
@@ -96,7 +96,7 @@ class Delivery:
 
 def fitting(entries: Sequence[Entry], largest: int) -> int:
     """How many of ``entries`` fit into ``largest`` bytes together; at least one."""
-    if sum(map(size_of, entries)) <= largest:
+    if total_size(entries) <= largest:
         return len(entries)
     count = size = 0
     for entry in entries:

@@ -30,9 +30,9 @@ def stamped(message: Message, timestamp: int) -> Outgoing:
     return Outgoing(message, timestamp, key, len(key) + len(message.value or b"") + size_beside(message.topic))
 
 
-size_of = attrgetter("size")
+_size = attrgetter("size")
 
 
 def total_size(records: Iterable[Outgoing]) -> int:
     """Bytes that they take in a batch together, at most (``record_size.batched_size``)."""
-    return sum(map(size_of, records))
+    return sum(map(_size, records))

@@ -40,27 +40,26 @@ class Tally:
     ) -> None:
         self._name, self._meaning, self._label = name, meaning, label
         self._longest, self._most = longest, most
-        #: So many of each value so far. Whoever counts one that is there already may do so here.
-        self.counts: dict[str | int, int] = {}
+        self._counts: dict[str | int, int] = {}
         self._created: dict[str | int, float] = {}
 
     def add(self, value: str | int, count: int = 1) -> None:
         """So many more of ``value``."""
         try:
-            self.counts[value] += count
+            self._counts[value] += count
         except KeyError:
             self._add_new(value, count)
 
     def _add_new(self, value: str | int, count: int) -> None:
-        known = len(self.counts.keys() - {OTHER})
+        known = len(self._counts.keys() - {OTHER})
         counted = value if clean(str(value), known=known, longest=self._longest, most=self._most) else OTHER
-        self.counts[counted] = self.counts.get(counted, 0) + count
+        self._counts[counted] = self._counts.get(counted, 0) + count
         self._created.setdefault(counted, time.time())
 
     def collect(self) -> Iterator[Metric]:
         """As the registry asks for it."""
         family = CounterMetricFamily(self._name, self._meaning, labels=[self._label])
-        for value, count in self.counts.items():
+        for value, count in self._counts.items():
             family.add_metric([str(value)], count, created=self._created[value])
         yield family
 

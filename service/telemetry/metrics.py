@@ -144,10 +144,7 @@ class Metrics:
 
     def secret_matched(self, name: str) -> None:
         """The secret of this name verified a request."""
-        try:
-            self._secrets.counts[name] += 1
-        except KeyError:
-            self._secrets.add(name)
+        self._secrets.add(name)
 
     def connection_refused(self, reason: str) -> None:
         """A connection to the public listener was cut off."""
@@ -159,14 +156,8 @@ class Metrics:
 
     def webhook_stored(self, status: int, topic: str, seconds: float) -> None:
         """An event became durable, so long after its signature was verified, and its request got this answer."""
-        try:
-            self._webhooks.counts[status] += 1
-        except KeyError:
-            self._webhooks.add(status)
-        try:
-            self._published.counts[topic] += 1
-        except KeyError:
-            self._published.add(topic)
+        self._webhooks.add(status)
+        self._published.add(topic)
         self._seconds.observe(seconds)
 
     def notification_quarantined(self, reason: str) -> None:
