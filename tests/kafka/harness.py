@@ -40,7 +40,11 @@ from tests.ports import free_port
 POM = Path(__file__).with_name("pom.xml")
 FOLDER_PREFIX = "webex-events-kafka-"
 
-_JVM_FLAGS = ("-Xms64m", "-Xmx128m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+Jvm = tuple[str, ...]
+"""What the Java machine of a broker is told."""
+
+#: Up within two seconds and small. It compiles in haste, so that such a broker never gets as fast as one that is used.
+SOON_UP: Jvm = ("-Xms64m", "-Xmx128m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 _LOGGING = """\
 status = off
 appender.out.type = Console
@@ -101,7 +105,7 @@ def _install(home: Path) -> None:
         properties = new / "format" / "server.properties"
         properties.write_text(_lines(_properties({1: ("127.0.0.1", 2, 3)}, 1, new / "format" / "data")))
         tool = ("kafka.tools.StorageTool", "format", "-t", _random_id(), "-c", str(properties))
-        _run_or_unavailable((*_java(new), *tool))
+        _run_or_unavailable((*_java(new, SOON_UP), *tool))
         shutil.copy(new / "format" / "data" / "bootstrap.checkpoint", new)
         new.rename(home)
 
@@ -116,9 +120,9 @@ def _run_or_unavailable(command: tuple[str, ...]) -> None:
         raise KafkaUnavailable(f"`{command[0]}` failed: {said[0][:200] if said else done.returncode}")
 
 
-def _java(home: Path) -> tuple[str, ...]:
+def _java(home: Path, jvm: Jvm) -> tuple[str, ...]:
     logging = f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}"
-    return ("java", *_JVM_FLAGS, logging, "-cp", f"{home / 'lib'}/*")
+    return ("java", *jvm, logging, "-cp", f"{home / 'lib'}/*")
 
 
 def _random_id() -> str:
@@ -169,9 +173,10 @@ def _lines(properties: Mapping[str, str]) -> str:
 class Broker:
     """One node: its address, its data folder, and its process while it runs."""
 
-    def __init__(self, home: Path, folder: Path, address: str, port: int) -> None:
+    def __init__(self, home: Path, folder: Path, address: str, port: int, jvm: Jvm = SOON_UP) -> None:
         self.address = address
         self.port = port
+        self._jvm = jvm
         self._home = home
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -184,7 +189,7 @@ class Broker:
         """Start the process, on the same address and data as before; returns at once."""
         if self.running:
             return
-        command = (*_java(self._home), "kafka.Kafka", str(self._folder / "server.properties"))
+        command = (*_java(self._home, self._jvm), "kafka.Kafka", str(self._folder / "server.properties"))
         if sys.platform == "linux":
             command = (sys.executable, "-I", "-S", "-c", _WITH_PARENT, str(os.getpid()), *command)
         with (self._folder / "log").open("ab") as log:
@@ -241,13 +246,18 @@ class Cluster:
     @classmethod
     @contextmanager
     def started(
-        cls, brokers: int = 1, *, cache: Path | None = None, extra: Extra = lambda _nodes, _node: {}
+        cls,
+        brokers: int = 1,
+        *,
+        cache: Path | None = None,
+        extra: Extra = lambda _nodes, _node: {},
+        jvm: Jvm = SOON_UP,
     ) -> Iterator[Cluster]:
         """Fresh brokers in a temporary folder, ready; all is gone afterwards. Raises KafkaUnavailable."""
         home = install(cache or cache_folder())
         end_leftovers()
         with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-            cluster = cls._formatted(home, Path(folder), brokers, extra)
+            cluster = cls._formatted(home, Path(folder), brokers, extra, jvm)
             try:
                 for broker in cluster.brokers:
                     broker.start()
@@ -258,7 +268,7 @@ class Cluster:
                     broker.kill()
 
     @classmethod
-    def _formatted(cls, home: Path, folder: Path, count: int, extra: Extra) -> Cluster:
+    def _formatted(cls, home: Path, folder: Path, count: int, extra: Extra, jvm: Jvm) -> Cluster:
         nodes = _free_nodes(count)
         identity = _random_id()
         brokers = []
@@ -270,7 +280,7 @@ class Cluster:
             ids = {"version": "1", "cluster.id": identity, "node.id": str(node), "directory.id": _random_id()}
             (data / "meta.properties").write_text(_lines(ids))
             (place / "server.properties").write_text(_lines({**_properties(nodes, node, data), **extra(nodes, node)}))
-            brokers.append(Broker(home, place, address, port))
+            brokers.append(Broker(home, place, address, port, jvm))
         return cls(",".join(f"{b.address}:{b.port}" for b in brokers), tuple(brokers))
 
     def wait_ready(self, timeout: float = 60) -> None:
