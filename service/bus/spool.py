@@ -76,7 +76,7 @@ class Rows(Protocol):
 
 class Spool:
     """``appended`` is told of a lane's entries that are rows now, and at which offsets; ``refused`` of a lane whose entries
-    are not. With an append that takes longer than ``patience`` (s) the journal is not to be counted on.
+    are not, or not yet after ``patience`` (s): while an append takes longer, the journal is not to be counted on.
     """
 
     def __init__(
@@ -100,16 +100,14 @@ class Spool:
         self._next_page = 0.0
         self._counts: dict[str, int] = {}
         self._stored_counts: dict[str, int] = {}
-        self._began: float | None = None
+        self._hanging = False
         self._not_before = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
     def usable(self) -> bool:
         """An event that is given to it now will most likely be stored."""
-        now = self._loop.time()
-        stuck = self._began is not None and now - self._began > self._patience
-        return not stuck and now >= self._not_before and self._journal.accepting
+        return not self._hanging and self._loop.time() >= self._not_before and self._journal.accepting
 
     @property
     def failed(self) -> bool:
@@ -180,7 +178,7 @@ class Spool:
             counts = self._new_counts(lane.topic for lane, _ in chunk)
             entries = [(PARTITIONS, count) for count in counts]
             entries += [(lane.stream, entry.message) for lane, taken in chunk for entry in taken]
-            self._began = self._loop.time()
+            timer = self._loop.call_later(self._patience, self._hangs)
             try:
                 offsets = await self._journal.append(entries)
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for an answer that never comes
@@ -191,12 +189,19 @@ class Spool:
                     self._refused(lane)
                 continue
             finally:
-                self._began = None
+                timer.cancel()
+                self._hanging = False
             self._stored_counts |= {count.key: int(count.value or b"0") for count in counts}
             start = len(counts)
             for lane, taken in chunk:
                 self._appended(lane, offsets[start : start + len(taken)])
                 start += len(taken)
+
+    def _hangs(self) -> None:
+        """It is too late for those who wait for this append, and nothing else would tell them so before they give up."""
+        self._hanging = True
+        for lane in tuple(self._to_append):
+            self._refused(lane)
 
     def _chunk(self) -> list[tuple[Lane, list[Entry]]]:
         """From each lane what fits; they all stay in line for the next one."""
