@@ -102,6 +102,9 @@ class FakeSender:
         """As it is told."""
         return self.occupied
 
+    def flush(self) -> None:
+        """Nothing to do."""
+
     async def start(self) -> None:
         """Nothing to do."""
 

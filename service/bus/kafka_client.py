@@ -140,14 +140,14 @@ class KafkaClient:
         client = self._kafka.client
         return await client.send(client.get_random_node(), request, group=ConnectionGroup.COORDINATION)
 
-    async def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> None:
-        """Return when every in-sync replica has it. Raises KafkaError; retriable errors of Kafka are not raised but retried,
-        for ever.
+    async def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[Any]:
+        """Return when aiokafka has it, for a partition that it was told to :meth:`look_up`: cancelled before, it is not sent.
+
+        The future is done when every in-sync replica has it. Either raises KafkaError; retriable errors of Kafka are not raised
+        but retried, for ever.
         """
-        await self._look_up(topic, partition)
-        taken = await self._kafka.send_batch(self._built(batch), topic, partition=partition)
-        await taken
-        self.acknowledged = True
+        taken: asyncio.Future[Any] = await self._kafka.send_batch(self._built(batch), topic, partition=partition)
+        return taken
 
     def hand_over(
         self, topic: str, partition: int, batch: Sequence[Outgoing], told: Told
@@ -166,6 +166,11 @@ class KafkaClient:
             taken.add_done_callback(told)
             return taken
         return None if express.leaves(place) else express.take(place, self._built(batch), told)
+
+    def flush(self) -> None:
+        """Send what was handed over in this turn of the loop now."""
+        if self._express is not None:
+            self._express.flush()
 
     def busy(self, topic: str, partition: int) -> bool:
         """The partition's leader has not answered the last request: what is given now has to wait for that."""
@@ -206,8 +211,11 @@ class KafkaClient:
         queued = (batch for queue in accumulator._batches.values() for batch in queue if batch.retry_count)
         return [batch for batch in (*accumulator._pending_batches, *queued) if not batch.future.done()]
 
-    async def _look_up(self, topic: str, partition: int) -> None:
-        """Before aiokafka does: it would ask ten times a second for a topic that is missing, and might have it created."""
+    async def look_up(self, topic: str, partition: int) -> None:
+        """Before aiokafka does: it would ask ten times a second for a topic that is missing, and might have it created.
+
+        Raises KafkaError.
+        """
         client = self._kafka.client
         if partition in (client.cluster.partitions_for_topic(topic) or ()):
             return

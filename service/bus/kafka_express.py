@@ -1,9 +1,9 @@
 """The short way of batches through aiokafka, while all is well: aiokafka's own way without its tasks, its waits and its copies.
 
-Whatever one turn of the loop has for one broker goes in one request, straight to the open connection. The books that aiokafka
-keeps (sequence numbers, what is in flight, what is not answered) are kept as its sender keeps them. What cannot go this way
-joins aiokafka's queue, and every answer but "all of it is written" is left to aiokafka, which tries again or gives up as it
-would have done: nothing here judges an error.
+Whatever was taken for one broker by the end of a turn goes in one request, straight to the open connection. The books that
+aiokafka keeps (sequence numbers, what is in flight, what is not answered) are kept as its sender keeps them. What cannot go
+this way joins aiokafka's queue, and every answer but "all of it is written" is left to aiokafka, which tries again or gives up
+as it would have done: nothing here judges an error.
 
 What a slow connection has not taken yet is bounded as with aiokafka: a broker has one request to answer at a time, with one
 batch of a partition, and loses its connection where that takes too long.
@@ -56,6 +56,7 @@ class Batch(MessageBatch):  # type: ignore[misc] # aiokafka has no types
 
     def __init__(self, place: TopicPartition, builder: Any, future: asyncio.Future[Any], told: Told) -> None:
         self.told = told
+        self.under_way = False
         self._builder = builder
         self._tp = place
         self._ttl = float("inf")
@@ -65,6 +66,11 @@ class Batch(MessageBatch):  # type: ignore[misc] # aiokafka has no types
         self._msg_futures: list[Any] = []
         self._drain_waiter: Any = _Drained
         self._retry_count = 0
+
+    def failure(self, exception: BaseException) -> None:
+        """Not of what is under way: it may be written, whatever aiokafka's sender has died of. The answer says it."""
+        if not self.under_way:
+            super().failure(exception)
 
 
 #: What goes in one request.
@@ -115,6 +121,11 @@ class Express:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._leaving[place] = Batch(place, builder, future, told)
         return future
+
+    def flush(self) -> None:
+        """Send what was taken in this turn, and wait for no more of it."""
+        if self._leaving:
+            self._leave()
 
     def _leave(self) -> None:
         leaving, self._leaving = self._leaving, {}
@@ -199,6 +210,7 @@ class Express:
             builder._builder.set_producer_state(producer, epoch, numbers.sequence_number(place))
             numbers.increment_sequence_number(place, builder._relative_offset)
             batch._retry_count = 1
+            batch.under_way = True
         self._accumulator._pending_batches.update(batches.values())
 
     def _encoded(self, number: int, batches: Batches) -> list[bytes]:
@@ -233,6 +245,7 @@ class Express:
                 self._tell(batch)
             return
         for batch in batches.values():
+            batch.under_way = False
             batch.future.add_done_callback(batch.told)
         if not self._ended:
             task = self._loop.create_task(self._leave_to_aiokafka(leader, batches, answer))

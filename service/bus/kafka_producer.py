@@ -68,6 +68,7 @@ class _Pending(msgspec.Struct, eq=False):
     since: float
     due: float
     delivery: asyncio.Future[Any] | None = None  # by the client that has it: our task, or the client's own future
+    given: bool = False  # aiokafka has it, and owes us an answer
 
     @property
     def place(self) -> tuple[str, int]:
@@ -83,6 +84,7 @@ class _Pending(msgspec.Struct, eq=False):
         if isinstance(self.delivery, asyncio.Task):
             self.delivery.cancel()
         self.delivery = None
+        self.given = False
 
 
 class KafkaProducer:
@@ -115,6 +117,7 @@ class KafkaProducer:
         self._attempts_failed = 0
         self._unreachable = False
         self._held_up: set[tuple[str, str]] = set()
+        self._crashes: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         self._tried = asyncio.Event()
         self._stopped = False
@@ -154,6 +157,11 @@ class KafkaProducer:
     def busy(self, topic: str, partition: int) -> bool:
         """A batch given now would have to wait until others are answered: later it may be a larger one."""
         return self._client is not None and self._client.busy(self._prefix + topic, partition)
+
+    def flush(self) -> None:
+        """Nothing more is to go with what was given in this turn of the loop: send it now."""
+        if self._client is not None:
+            self._client.flush()
 
     async def start(self) -> None:
         """Begin; returns when the first attempt to connect has ended, well or not. It goes on trying, also when cancelled."""
@@ -223,15 +231,24 @@ class KafkaProducer:
             self._hand_to(client, pending)
 
     def _hand_to(self, client: KafkaClient, pending: _Pending) -> None:
+        taken = None
         try:
             told = partial(self._answered, client, pending)
             taken = client.hand_over(self._prefix + pending.topic, pending.partition, pending.batch, told)
-        except Exception:  # noqa: BLE001 - whatever it is, the longer way comes to it as well, and says so
-            taken = None
-        if taken is None:
-            pending.delivery = asyncio.create_task(self._deliver(client, pending))
-        else:
-            pending.delivery = taken
+        except _REFUSALS:
+            pass  # the longer way comes to it as well, and says so
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch stays ours, and may go the longer way
+            self._say_crashed(error)
+        pending.given = taken is not None
+        pending.delivery = taken if taken is not None else asyncio.create_task(self._deliver(client, pending))
+
+    def _say_crashed(self, error: Exception) -> None:
+        """Once for each place: it may come with every batch."""
+        where = whereabouts(error)
+        known = (type(error).__name__, where[-1])
+        if known not in self._crashes:
+            self._crashes.add(known)
+            self._log.error("producer.crashed", error=known[0], where=where)
 
     def _answered(self, client: KafkaClient, pending: _Pending, taken: asyncio.Future[Any]) -> None:
         """What was handed over is acknowledged or refused; what else there is takes the longer way."""
@@ -242,6 +259,7 @@ class KafkaProducer:
             client.acknowledged = True
             self._acknowledge(pending)
         elif self._may_succeed(client, pending, error):
+            pending.given = False
             pending.delivery = asyncio.create_task(self._deliver(client, pending, pause=self._timing.backoff))
             return
         if self._withdrawn:
@@ -254,8 +272,8 @@ class KafkaProducer:
         if not acknowledged.cancelled():
             pending.let_go()
             return
-        given = pending.delivery is not None and not pending.delivery.done()
-        owed = given and not self._stopped
+        unanswered = pending.delivery is not None and not pending.delivery.done()
+        owed = unanswered and pending.given and not self._stopped
         if owed and self._withdrawn.setdefault(pending.place, pending) is pending:
             return  # the client has it anyway, and its acknowledgement says that all is well again
         pending.let_go()
@@ -275,17 +293,33 @@ class KafkaProducer:
         while True:
             if pause:
                 await asyncio.sleep(pause)
-            if client.spent is not None or pending.acknowledged.done():
-                return
             try:
-                await client.send(self._prefix + pending.topic, pending.partition, pending.batch)
+                taken = await self._give(client, pending)
+                if taken is None:
+                    return
+                await taken
             except Exception as error:  # noqa: BLE001 - whatever it is, the batch stays ours
+                pending.given = False
                 if not self._may_succeed(client, pending, error):
                     return
                 pause = min(max(pause * 2, self._timing.backoff), self._timing.longest_backoff)
             else:
+                client.acknowledged = True
                 self._acknowledge(pending)
                 return
+
+    async def _give(self, client: KafkaClient, pending: _Pending) -> asyncio.Future[Any] | None:
+        """To aiokafka, when that has room; None: it is not to have it any more. What is withdrawn before must not get there: it
+        would be queued behind newer ones, and be written after them.
+        """
+        topic = self._prefix + pending.topic
+        if _is_wanted(client, pending):
+            await client.look_up(topic, pending.partition)
+        if not _is_wanted(client, pending):
+            return None
+        taken = await client.send(topic, pending.partition, pending.batch)
+        pending.given = True
+        return taken
 
     def _may_succeed(self, client: KafkaClient, pending: _Pending, error: BaseException) -> bool:
         """When it is tried again with the same client."""
@@ -464,6 +498,10 @@ class KafkaProducer:
 
     def _ask(self) -> Ask | None:
         return self._client.ask if self._client is not None and not self._client.ended else None
+
+
+def _is_wanted(client: KafkaClient, pending: _Pending) -> bool:
+    return client.spent is None and not pending.acknowledged.done()
 
 
 def _look_again(overdue: Sequence[_Pending], *, after: float) -> None:

@@ -6,7 +6,8 @@ what arrives until the rows are nearly drained. No lane waits for another, but f
 stream for all goes first, and what came before a topic's partitions were known goes before what came after.
 
 What comes in one turn of the loop, for whatever lanes, goes together, and what comes while the broker has not answered the
-last request goes with the next one: nothing lingers, and batches are as large as the load makes them.
+last request goes with the next one: nothing lingers, and batches are as large as the load makes them. Only where much comes
+in one turn the first of it goes before the rest is read: broker and receiver would else wait for each other by turns.
 
 "Not acknowledged in time" never means "not sent": what is in the air stays there, and when its acknowledgement comes after
 all it removes the rows. After a restart it is sent again.
@@ -47,6 +48,10 @@ LATER = 1.0
 #: Seconds that a lane waits at most for the answer to others before it, so that its batch grows meanwhile.
 HOLD = 0.02
 
+#: So many calls are worth a request of their own, where the broker has nothing to do: it is at work while the others that
+#: came in the same turn are still read.
+EARLY = 24
+
 #: Seconds for acknowledgements that come late, and then for the journal to remove their rows, when the publisher is stopped:
 #: everything is durable then, and what is not acknowledged is sent again by the next run.
 LAST_ANSWERS = 1.0
@@ -73,6 +78,9 @@ class BatchSender(Protocol):
 
     def busy(self, topic: str, partition: int) -> bool:
         """A batch given now would have to wait until others are answered."""
+
+    def flush(self) -> None:
+        """What was given in this turn of the loop need not wait for its end."""
 
     async def start(self) -> None:
         """Begin; returns after the first attempt to connect, well or not. Cancelled, it goes on trying all the same."""
@@ -114,6 +122,7 @@ class KafkaFirstPublisher:
         self._ready: dict[Lane, bool] = {}  # in the next turn of the loop; whether something arrived
         self._expected = False  # that turn
         self._arriving = False  # something has arrived in this turn, and found this
+        self._came = 0  # calls since something departed
         self._now, self._timestamp, self._admitting = 0.0, 0, False
         self._held: dict[Lane, None] = {}  # until an answer comes, or for HOLD seconds
         self._holding: asyncio.TimerHandle | None = None
@@ -269,6 +278,9 @@ class KafkaFirstPublisher:
             if entry.lane is not None:
                 entry.lane.add(entry)
                 self._ready[entry.lane] = True
+        self._came += 1
+        if self._came >= EARLY:
+            self._depart_early(entries)
         return call
 
     def _refuse_too_large(self, entry: Entry) -> None:
@@ -347,7 +359,19 @@ class KafkaFirstPublisher:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        self._expected = self._arriving = False
+        self._expected = False
+        self._depart()
+
+    def _depart_early(self, entries: Sequence[Entry]) -> None:
+        """Before the end of the turn, unless the broker of the last ``entries`` is busy."""
+        self._came = 0
+        lane = entries[-1].lane if entries else None
+        if lane is not None and lane.partition is not None and not self._sender.busy(lane.topic, lane.partition):
+            self._depart()
+
+    def _depart(self) -> None:
+        """Whatever is ready."""
+        self._arriving, self._came = False, 0
         ready, self._ready = self._ready, {}
         healthy = self._sender.healthy
         for lane, arrived in ready.items():
@@ -355,6 +379,7 @@ class KafkaFirstPublisher:
                 self._arrived(lane, healthy=healthy)
             else:
                 self._go_on(lane)
+        self._sender.flush()
 
     def _arrived(self, lane: Lane, *, healthy: bool) -> None:
         if not lane.journalling and (not healthy or self._bytes > MOST_WAITING or self._held_up(lane)):

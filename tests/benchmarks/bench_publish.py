@@ -71,6 +71,9 @@ class NullSender:
         """Never."""
         return False
 
+    def flush(self) -> None:
+        """Nothing to do."""
+
     async def start(self) -> None:
         """Nothing to do."""
 

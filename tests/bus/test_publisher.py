@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from service.bus.journal import Journal
 from service.bus.journal_file import Extent, JournalFile, Stored
 from service.bus.lane import Call, Delivery, Entry, Flight
 from service.bus.outgoing import Outgoing
-from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
+from service.bus.publisher import EARLY, REFUSED, SPOOL, KafkaFirstPublisher
 from service.bus.record_size import MAX_RECORD_BYTES
 from service.bus.routing import stream_of
 from service.bus.waiting import Done
@@ -203,6 +204,28 @@ async def test_a_batch_grows_while_its_broker_is_busy(tmp_path: Path) -> None:
         await last
         assert not await journal.streams()
     assert numbers(sender.values()) == [1, 2, 3, 4]
+
+
+async def test_where_much_comes_in_one_turn_its_broker_begins_at_once(tmp_path: Path) -> None:
+    """The first of it departs before the rest is read, unless its broker is busy; in order, and nobody is told too early."""
+    sender = FakeSender(answering=True, counts={"work": 1, "meetings": 2})
+    keys = [f"k{n}" for n in range(20)]
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, journal):
+        told = [Told() for _ in range(2 * EARLY + 5)]
+        for n, each in enumerate(told):
+            publisher.offer([record(n, topic="meetings", key=keys[n % 20]), record(n)], each)
+            assert sum(len(batch.records) for batch in sender.given) == 2 * EARLY * (n >= EARLY - 1)
+            sender.occupied = bool(sender.given)
+        assert [each.errors for each in told] == [[]] * len(told)
+        sender.occupied = False
+        await until(lambda: all(each.errors for each in told))
+        assert [each.errors for each in told] == [[None]] * len(told)
+        assert not await journal.streams()
+    assert numbers(sender.values()) == list(range(len(told)))
+    for key in keys:
+        of_key = [each.message for each in sender.log["meetings", 0] + sender.log["meetings", 1]]
+        found = numbers([each.value for each in of_key if each.key == key])
+        assert found == sorted(found)
 
 
 # --- offers -----------------------------------------------------------------------------------------------------------
@@ -898,6 +921,20 @@ async def test_a_disk_that_hangs_does_not_stop_kafka(tmp_path: Path) -> None:
         await left(journal, [])
         assert publisher.spooled == 0
     assert numbers(sender.values()) == [0, 1]
+
+
+async def test_a_disk_that_hangs_is_noticed_whenever_the_append_began(tmp_path: Path) -> None:
+    """Begun a little after the record came, it hangs a little after the record's own deadline."""
+    sender, told = FakeSender(healthy=False), Told()
+    async with publishing(sender, tmp_path, deadline=0.3) as (publisher, journal):
+        with held(journal):
+            publisher.offer([record(0)], told)
+            time.sleep(0.1)  # noqa: ASYNC251 - the loop has other things to do
+            await steps()
+            sender.healthy = sender.answering = True
+            await until(lambda: bool(told.errors))
+    assert told.errors == [None]
+    assert numbers(sender.values()) == [0]
 
 
 async def test_removed_in_the_middle_a_journal_goes_on(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
@@ -51,7 +52,7 @@ async def test_a_batch_is_one_of_aiokafka() -> None:
     """It has everything that aiokafka's own has, and one who is told."""
     ours = (await batches())[PLACES[0]]
     theirs = MessageBatch(PLACES[0], builder(1), float("inf"), 0)
-    assert vars(ours).keys() == vars(theirs).keys() | {"told"}
+    assert vars(ours).keys() == vars(theirs).keys() | {"told", "under_way"}
     ours.failure(ValueError("the sender died"))
     assert isinstance(ours.future.exception(), ValueError)
 
@@ -127,21 +128,27 @@ def inside(producer: KafkaProducer) -> tuple[Express, Any]:
     return client._express, client._kafka
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batches of each request from now on."""
+    requests, send = list[int](), Express._send
+
+    def sending(self: Express, leader: int, given: dict[TopicPartition, Batch]) -> None:
+        requests.append(len(given))
+        send(self, leader, given)
+
+    monkeypatch.setattr(Express, "_send", sending)
+    return requests
+
+
 async def test_one_request_for_what_comes_in_one_turn(
     kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And aiokafka's sender has nothing to do."""
     await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=3)])
-    requests, send = list[int](), Express._send
-
-    def counted(self: Express, leader: int, given: dict[TopicPartition, Batch]) -> None:
-        requests.append(len(given))
-        send(self, leader, given)
-
     async with producing(kafka, topic_prefix) as producer:
         await partitions(producer, "work")
         await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in range(3)))
-        monkeypatch.setattr(Express, "_send", counted)
+        requests = counted(monkeypatch)
         _, theirs = inside(producer)
         monkeypatch.setattr(theirs._sender, "_send_produce_req", None)
         for n in range(1, 20):
@@ -155,6 +162,135 @@ async def test_one_request_for_what_comes_in_one_turn(
     written = await read_topic(kafka, topic_prefix, "work", partitions=3)
     assert first_occurrences(written) == {f"k{p}": list(range(20)) for p in range(3)}
     assert len(written) == 60
+
+
+async def test_what_is_flushed_does_not_wait_for_the_end_of_the_turn(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it in one request; and that turn's end, or another flush, sends nothing again."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=3)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in range(3)))
+        requests = counted(monkeypatch)
+        express, _ = inside(producer)
+        for n in range(1, 6):
+            sent = [producer.send("work", p, [outgoing(numbered(f"k{p}", n))]) for p in range(3)]
+            assert len(requests) == n - 1
+            producer.flush()
+            assert requests == [3] * n
+            assert len(express.due) == 1
+            producer.flush()
+            await asyncio.gather(*sent)
+        assert requests == [3] * 5
+        assert is_at_rest(producer)
+    written = await read_topic(kafka, topic_prefix, "work", partitions=3)
+    assert first_occurrences(written) == {f"k{p}": list(range(6)) for p in range(3)}
+    assert len(written) == 18
+
+
+@pytest.mark.parametrize("after", [(0,), (1,), (0, 1)])  # to the same partition as after one that was withdrawn
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_what_comes_after_a_flush_waits_for_the_answer(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, after: tuple[int, ...], flushed: bool
+) -> None:
+    """In the same turn, and flushed or not: nothing overtakes what was sent, and the short way is open again afterwards."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=2)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in (0, 1)))
+        requests = counted(monkeypatch)
+        _, theirs = inside(producer)
+        for n in range(1, 16, 3):
+            first = producer.send("work", 0, [outgoing(numbered("k0", n))])
+            producer.flush()
+            second = [producer.send("work", p, [outgoing(numbered(f"k{p}", n + 1))]) for p in after]
+            if flushed:
+                producer.flush()
+            await asyncio.sleep(0)
+            assert len(theirs._message_accumulator._batches) == len(after)
+            await asyncio.gather(first, *second)
+            await until(lambda: is_at_rest(producer))
+            await producer.send("work", 0, [outgoing(numbered("k0", n + 2))])
+        assert requests == [1] * 10
+        assert producer.replacements.total() == 0
+    written = await read_topic(kafka, topic_prefix, "work", partitions=2)
+    found = {key: [int(record.value or b"-1") for record in written if record.key == key] for key in ("k0", "k1")}
+    assert found["k0"] == [n for n in range(16) if n % 3 != 2 or 0 in after]
+    assert found["k1"] == [0, *(range(2, 16, 3) if 1 in after else ())]
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_flush_of_nothing(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, idempotent: bool
+) -> None:
+    """Before there is a client, with nothing taken, and where there is no short way."""
+    requests = counted(monkeypatch)
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    producer = KafkaProducer(connection=kafka.connection, topic_prefix=topic_prefix, idempotent=idempotent)
+    producer.flush()
+    await producer.start()
+    try:
+        await partitions(producer, "work")
+        producer.flush()
+        await asyncio.sleep(0)
+        assert requests == []
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        producer.flush()
+    finally:
+        await producer.stop()
+    producer.flush()
+    assert len(requests) <= idempotent
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [0]}
+
+
+async def test_what_waits_in_aiokafka_s_queue_can_be_withdrawn(kafka: Cluster, topic_prefix: str) -> None:
+    """It would be queued again behind newer ones, and be written after them."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        express, theirs = inside(producer)
+        muted, place = theirs._sender._muted_partitions, TopicPartition(f"{topic_prefix}work", 0)
+        muted.add(place)
+        first = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        await until(lambda: bool(theirs._message_accumulator._batches))
+        withdrawn = producer.send("work", 0, [outgoing(numbered("k", 2))])
+        await asyncio.sleep(0.02)
+        withdrawn.cancel()
+        await asyncio.sleep(0)
+        muted.discard(place)
+        express._wake_sender()
+        await first
+        await producer.send("work", 0, [outgoing(numbered("k", 3))])
+        await until(lambda: is_at_rest(producer))
+        assert producer.replacements.total() == 0
+    assert first_occurrences(await read_topic(kafka, topic_prefix, "work")) == {"k": [0, 1, 3]}
+
+
+async def test_a_good_answer_is_good_whatever_became_of_the_sender(kafka: Cluster, topic_prefix: str) -> None:
+    """It dies while a request is under way: what that has written is not written again by the next client."""
+    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=1)])
+    async with producing(kafka, topic_prefix) as producer:
+        await partitions(producer, "work")
+        await producer.send("work", 0, [outgoing(numbered("k", 0))])
+        express, theirs = inside(producer)
+        leader = theirs.client.cluster.leader_for_partition(TopicPartition(f"{topic_prefix}work", 0))
+        connection = theirs.client._conns[leader, ConnectionGroup.DEFAULT]
+        answers, heard = list[Any](), connection._handle_frame
+        connection._handle_frame = answers.append
+        sent = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        producer.flush()
+        theirs._message_accumulator.drain_by_nodes = None
+        express._wake_sender()
+        await until(lambda: theirs._message_accumulator._exception is not None and bool(answers))
+        for answer in answers:
+            heard(answer)
+        await asyncio.wait_for(sent, 5)
+        await asyncio.wait_for(producer.send("work", 0, [outgoing(numbered("k", 2))]), 5)
+        assert producer.replacements.total() == 1
+    written = await read_topic(kafka, topic_prefix, "work")
+    assert [int(record.value or b"-1") for record in written] == [0, 1, 2]
 
 
 async def test_what_is_acknowledged_is_gone_at_once(kafka: Cluster, topic_prefix: str) -> None:
@@ -408,7 +544,7 @@ async def test_the_numbers_of_a_withdrawn_batch_are_nobody_else_s(
                 _then(old, sent.cancel)
             else:
                 patch.setattr(KafkaClient, "hand_over", lambda *_: None)
-                patch.setattr(KafkaClient, "_look_up", _knows_of_nothing)
+                patch.setattr(KafkaClient, "look_up", _knows_of_nothing)
             await until(lambda: producer._client is not old)
             await asyncio.sleep(0.03)
             sent.cancel()

@@ -173,7 +173,10 @@ async def test_what_a_new_client_does_not_help_is_not_given_to_ever_more(
 
     async def hangs(self: KafkaClient, *what: Any) -> None:
         await never.wait()
-        await send(self, *what)
+        await (await send(self, *what))
+
+    async def sends(self: KafkaClient, *what: Any) -> asyncio.Future[None]:
+        return asyncio.ensure_future(hangs(self, *what))
 
     def hand_over(self: KafkaClient, *what: Any) -> asyncio.Future[None] | None:
         *what_is_sent, told = what
@@ -186,7 +189,7 @@ async def test_what_a_new_client_does_not_help_is_not_given_to_ever_more(
     timing = Timing(request=1.0, connect=2.0, slow=0.1, stall=0.2, backoff=0.1)
     async with producing(cluster, topic_prefix, timing=timing) as producer:
         await send_all(producer, [numbered("k", 0)])
-        monkeypatch.setattr(KafkaClient, "send", hangs)
+        monkeypatch.setattr(KafkaClient, "send", sends)
         monkeypatch.setattr(KafkaClient, "hand_over", hand_over)
         waiting = producer.send("work", 0, [outgoing(numbered("k", 1))])
         await asyncio.sleep(3)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
+from structlog.testing import capture_logs
 
 from service.bus import kafka_producer
 from service.bus.kafka_client import KafkaClient, Timing
@@ -38,6 +39,10 @@ class Brokers:
 
     def __init__(self, *, direct: bool) -> None:
         self.direct = direct
+        self.known, self.room = asyncio.Event(), asyncio.Event()  # the topic is, and there is some for a batch
+        self.known.set()
+        self.room.set()
+        self.bug: Exception | None = None  # of what hands over
         self.fails: dict[int, list[Exception]] = {}
         self.released = [asyncio.Event() for _ in range(100)]  # by the number of the client, where it is wedged
         self.up = asyncio.Event()
@@ -88,29 +93,48 @@ class StubClient:
     def hand_over(
         self, topic: str, partition: int, batch: Sequence[Outgoing], told: Told
     ) -> asyncio.Future[None] | None:
-        """As aiokafka's own future: what becomes of it concerns the client alone."""
-        if not self.brokers.direct or self.spent is not None:
+        """What there is room for."""
+        if self.brokers.bug is not None:
+            raise self.brokers.bug
+        if not self.brokers.direct or self.spent is not None or not self.brokers.room.is_set():
             return None
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        taken = self._taken(batch)
         taken.add_done_callback(told)
-        self.writing.add(task := asyncio.create_task(self._write(taken, batch)))
-        task.add_done_callback(self.writing.discard)
         return taken
-
-    async def _write(self, taken: asyncio.Future[None], batch: Sequence[Outgoing]) -> None:
-        try:
-            await self.send("work", 0, batch)
-        except Exception as error:  # noqa: BLE001 - it is the future's
-            taken.set_exception(error)
-        else:
-            taken.set_result(None)
 
     def busy(self, topic: str, partition: int) -> bool:
         """Never."""
         return False
 
-    async def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> None:
-        """Write it when that is possible."""
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    async def look_up(self, topic: str, partition: int) -> None:
+        """Return when it is known."""
+        await self.brokers.known.wait()
+
+    async def send(self, topic: str, partition: int, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """Take it when there is room."""
+        await self.brokers.room.wait()
+        return self._taken(batch)
+
+    def _taken(self, batch: Sequence[Outgoing]) -> asyncio.Future[None]:
+        """As aiokafka's own future: what becomes of it concerns the client alone."""
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.writing.add(task := asyncio.create_task(self._write(taken, batch)))
+        task.add_done_callback(self.writing.discard)
+        return asyncio.shield(taken)
+
+    async def _write(self, taken: asyncio.Future[None], batch: Sequence[Outgoing]) -> None:
+        try:
+            await self._written(batch)
+        except Exception as error:  # noqa: BLE001 - it is the future's
+            taken.set_exception(error)
+        else:
+            taken.set_result(None)
+
+    async def _written(self, batch: Sequence[Outgoing]) -> None:
+        """When that is possible."""
         await self.brokers.up.wait()
         self.given += 1
         if self.number in self.brokers.wedged:
@@ -118,7 +142,6 @@ class StubClient:
         if failures := self.brokers.fails.get(self.number):
             raise failures.pop(0)
         self.brokers.written += [int(each.message.value or b"-1") for each in batch]
-        self.acknowledged = True
 
     def take_over(self, other: StubClient, again: Iterable[Sequence[Outgoing]]) -> None:
         """There are no producer ids here."""
@@ -286,6 +309,45 @@ async def test_what_was_never_given_to_a_client_is_owed_by_none(brokers: Brokers
         assert not producer.replacements
 
 
+async def test_what_waits_for_room_is_withdrawn_for_good(brokers: Brokers) -> None:
+    """It would come behind newer ones of its partition, and be written after them; and the client owes no answer to it."""
+    async with producing() as producer:
+        brokers.room.clear()
+        await sent_and_withdrawn(producer, 1)
+        assert not list(producer._unanswered())
+        brokers.room.set()
+        await producer.send("work", 0, [outgoing(numbered("k", 2))])
+        await asyncio.sleep(0.01)
+        assert brokers.written == [2]
+
+
+async def test_what_is_withdrawn_as_its_topic_gets_known_is_not_sent(brokers: Brokers) -> None:
+    """Both in one turn of the loop."""
+    brokers.direct = False
+    async with producing() as producer:
+        brokers.known.clear()
+        answer = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        await asyncio.sleep(0.01)
+        brokers.known.set()
+        answer.cancel()
+        await asyncio.sleep(0.01)
+        assert brokers.written == []
+
+
+async def test_what_is_withdrawn_between_two_attempts_is_owed_by_none(brokers: Brokers) -> None:
+    """The client has answered, and got nothing since."""
+    async with producing() as producer:
+        brokers.fails[0] = [KafkaConnectionError()]
+        answer = producer.send("work", 0, [outgoing(numbered("k", 1))])
+        await until(lambda: not brokers.fails[0])
+        await asyncio.sleep(0.01)
+        answer.cancel()
+        await asyncio.sleep(0)
+        assert not list(producer._unanswered())
+        await asyncio.sleep(TIMING.backoff * 2)
+    assert brokers.written == []
+
+
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +381,32 @@ async def test_the_answer_of_a_client_that_was_replaced_is_not_heard(brokers: Br
         assert [client.given for client in brokers.clients] == [1, 1]
         assert [client.acknowledged for client in brokers.clients] == [False, True]
     assert brokers.written == [1]
+
+
+async def test_a_bug_in_what_hands_over_is_said_and_costs_nothing(brokers: Brokers) -> None:
+    """The batch goes the longer way. It is said once for each place, or it might come with every batch; no value is said."""
+    brokers.bug = ValueError("secret")
+    with capture_logs() as logs:
+        async with producing() as producer:
+            for number in range(3):
+                await producer.send("work", 0, [outgoing(numbered("k", number))])
+            assert not producer.replacements
+    assert brokers.written == [0, 1, 2]
+    (line,) = logs
+    assert (line["event"], line["error"], line["log_level"]) == ("producer.crashed", "ValueError", "error")
+    assert line["where"][-1].endswith(" hand_over")
+    assert "secret" not in str(line)
+
+
+async def test_what_cannot_be_handed_over_for_its_size_is_no_bug(brokers: Brokers) -> None:
+    """The longer way says it to whoever sent it."""
+    brokers.bug = MessageSizeTooLargeError()
+    brokers.fails[0] = [MessageSizeTooLargeError()]
+    with capture_logs() as logs:
+        async with producing() as producer:
+            with pytest.raises(RecordRefused):
+                await producer.send("work", 0, [outgoing(numbered("k", 1))])
+    assert logs == []
 
 
 # --- with nothing sent ------------------------------------------------------------------------------------------------
