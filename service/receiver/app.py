@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import cached_property, partial
 
 import structlog
 from starlette.applications import Starlette
@@ -24,7 +24,9 @@ from service.receiver.request import FIELDS, Disconnected, read_body
 
 
 def create_app(endpoint: Endpoint, *, guarded: bool = False) -> ASGIApp:
-    """The application behind the public listener. ``guarded``: the server hands on only what is complete and in order."""
+    """The application behind the public listener, for one event loop. ``guarded``: the server hands on only what is complete
+    and in order.
+    """
     entrance = _Entrance(endpoint, guarded=guarded)
     app = Starlette(
         routes=[Route(PATH, entrance, methods=["POST"])],
@@ -52,7 +54,7 @@ class _Entrance:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self.others(scope, receive, send)
             return
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[Answer] = self._loop.create_future()
         resolve = partial(_resolve, answered)
         try:
             if self._guarded:
@@ -70,6 +72,11 @@ class _Entrance:
             answer = self._given_up(ticket, answered)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The one that runs; in CPython 3.11 each look at it is a system call."""
+        return asyncio.get_running_loop()
 
     async def _read(self, scope: Scope, receive: Receive, answer: Callable[[Answer], None]) -> Ticket | None:
         """The body, from a server that hands it on as it comes. Raises Disconnected."""

@@ -378,7 +378,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
         place = Place(self, self.method)
         self._places.append(place)
         self.hand_on(place, body)
-        self.target, self._parts = b"", []
+        self.target, self._parts, self.fields = b"", [], ()  # what comes next takes the same memory
         if len(self._places) >= PIPELINED and not self.transport.is_closing():
             self.flow.pause_reading()
 
