@@ -10,6 +10,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -149,12 +150,13 @@ class Import:
 Rule = Callable[[Source], Iterator[str]]
 
 
-def read_service() -> list[Source]:
-    """Every module below ``service``."""
-    return [
+@cache
+def read_service() -> Sequence[Source]:
+    """Every module below ``service``, parsed once for all rules."""
+    return tuple(
         parse(path.read_text("utf-8"), ".".join(module_parts(path)), package=path.name == "__init__.py")
         for path in sorted((ROOT / "service").rglob("*.py"))
-    ]
+    )
 
 
 def module_parts(path: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import refusal, run
+from tests.cli.program import invoke, refusal, run
 from tests.kafka.harness import Cluster
 
 TOPICS = 13
@@ -31,14 +31,14 @@ def test_plan_then_apply_then_nothing_to_do(tmp_path: Path, kafka: Cluster, topi
         "KAFKA__TOPICS__RETENTION_DAYS": "3",
     }
     assert states(run("topics", "plan", folder=tmp_path, settings=settings)) == {"missing": TOPICS}
-    assert states(run("topics", "plan", folder=tmp_path, settings=settings)) == {"missing": TOPICS}
+    assert states(invoke("topics", "plan", folder=tmp_path, settings=settings)) == {"missing": TOPICS}
     assert states(run("topics", "apply", folder=tmp_path, settings=settings)) == {"created": TOPICS}
-    assert states(run("topics", "apply", folder=tmp_path, settings=settings)) == {"unchanged": TOPICS}
+    assert states(invoke("topics", "apply", folder=tmp_path, settings=settings)) == {"unchanged": TOPICS}
 
-    longer = run("topics", "plan", folder=tmp_path, settings={**settings, "KAFKA__TOPICS__RETENTION_DAYS": "4"})
+    longer = invoke("topics", "plan", folder=tmp_path, settings={**settings, "KAFKA__TOPICS__RETENTION_DAYS": "4"})
     assert states(longer) == {"different": TOPICS - 1, "unchanged": 1}
     assert "retention.ms=345600000" in longer.stdout.decode()
-    more = run("topics", "apply", folder=tmp_path, settings={**settings, "KAFKA__TOPICS__PARTITIONS": "2"})
+    more = invoke("topics", "apply", folder=tmp_path, settings={**settings, "KAFKA__TOPICS__PARTITIONS": "2"})
     assert states(more) == {"unchanged": TOPICS}
     assert more.stdout.decode().count("not changed: ") == TOPICS
 

@@ -127,7 +127,9 @@ def test_slow_clients_are_cut_off_and_nobody_else_feels_it(tmp_path: Path) -> No
         assert len(sender.seconds) > 200
         assert sender.rate >= 0.999
         print(f"honest requests: p99 {sender.p99 * 1000:.1f} ms of {len(sender.seconds)}")  # noqa: T201 - shown by -rP
-        assert sender.p99 <= 0.5  # 0.2 is the promise, for a machine that nobody else uses
+        # 0.2 is the promise, for a machine that nobody else uses. Two cores show 0.07 to 0.16, and 0.11 to 0.44 with two other
+        # processes that never rest: 0.2 would fail here by what else the machine does.
+        assert sender.p99 <= 0.5
         assert each["connections"] <= 3
         assert each["refused"]["nothingSent"] == count
         assert each["refused"]["headersTooSlow"] == each["refused"]["requestTooSlow"] == 2 * count
