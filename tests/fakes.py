@@ -89,6 +89,7 @@ class FakeSender:
         self.log: dict[tuple[str, int], list[Outgoing]] = {}
         self.given: list[GivenBatch] = []
         self.waiting: list[GivenBatch] = []
+        self.flushed: list[int] = []
 
     def partitions(self, topic: str) -> int | None:
         """How many it has."""
@@ -103,7 +104,8 @@ class FakeSender:
         return self.occupied
 
     def flush(self) -> None:
-        """Nothing to do."""
+        """Remember how many batches were given until then."""
+        self.flushed.append(len(self.given))
 
     async def start(self) -> None:
         """Nothing to do."""

@@ -92,7 +92,7 @@ class Express:
         self._log = structlog.get_logger()
         self._terms = _text(client_id) + _TERMS.pack(_NO_TRANSACTION, _ALL_IN_SYNC, int(timeout * 1000))
         self._loop = asyncio.get_running_loop()
-        self._leaving: Batches = {}  # in the next turn of the loop
+        self._leaving: Batches = {}  # in the next turn of the loop at the latest
         self._due: set[asyncio.Future[Any]] = set()
         self._ended = False
 
@@ -109,7 +109,7 @@ class Express:
                 each.cancel()
 
     def leaves(self, place: TopicPartition) -> bool:
-        """Another batch of the partition was taken in this turn, and nothing may be given for it until the next."""
+        """Another batch of the partition was taken, and nothing may be given for it until that has left."""
         return place in self._leaving
 
     def take(self, place: TopicPartition, builder: Any, told: Told) -> asyncio.Future[Any]:

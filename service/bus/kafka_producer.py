@@ -84,7 +84,6 @@ class _Pending(msgspec.Struct, eq=False):
         if isinstance(self.delivery, asyncio.Task):
             self.delivery.cancel()
         self.delivery = None
-        self.given = False
 
 
 class KafkaProducer:
@@ -258,7 +257,7 @@ class KafkaProducer:
         if error is None:
             client.acknowledged = True
             self._acknowledge(pending)
-        elif self._may_succeed(client, pending, error):
+        elif self._may_succeed(client, pending, error) and not pending.acknowledged.done():
             pending.given = False
             pending.delivery = asyncio.create_task(self._deliver(client, pending, pause=self._timing.backoff))
             return
@@ -300,7 +299,7 @@ class KafkaProducer:
                 await taken
             except Exception as error:  # noqa: BLE001 - whatever it is, the batch stays ours
                 pending.given = False
-                if not self._may_succeed(client, pending, error):
+                if not self._may_succeed(client, pending, error) or pending.acknowledged.done():
                     return
                 pause = min(max(pause * 2, self._timing.backoff), self._timing.longest_backoff)
             else:

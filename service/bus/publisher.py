@@ -119,10 +119,10 @@ class KafkaFirstPublisher:
         self._spool = self._spool_on(journal) if journal is not None else None
         self._lanes = Routing(sender.partitions if journal is None else self._partitions)
         self._bytes = 0
-        self._ready: dict[Lane, bool] = {}  # in the next turn of the loop; whether something arrived
+        self._ready: dict[Lane, bool] = {}  # in the next turn of the loop at the latest; whether something arrived
         self._expected = False  # that turn
         self._arriving = False  # something has arrived in this turn, and found this
-        self._came = 0  # calls since something departed
+        self._came = 0  # calls since it was last seen to that something departs
         self._now, self._timestamp, self._admitting = 0.0, 0, False
         self._held: dict[Lane, None] = {}  # until an answer comes, or for HOLD seconds
         self._holding: asyncio.TimerHandle | None = None
@@ -342,7 +342,7 @@ class KafkaFirstPublisher:
         return told if self._spool is None else self._spool.partitions(topic, told)
 
     def _first_arrives(self) -> None:
-        """What comes in one turn of the loop, for whatever lane, goes together; what it needs to know is asked once."""
+        """What departs together, for whatever lane, needs to know this once."""
         self._now, self._timestamp, self._admitting = self._loop.time(), int(time.time() * 1000), self.accepting
         self._lanes.ask_again()
         self._expect()

@@ -186,7 +186,7 @@ class Spool:
                 self._say(error)
                 for lane, _ in chunk:
                     lane.not_appended()
-                    self._refused(lane)
+                self._refuse_all()
                 continue
             finally:
                 timer.cancel()
@@ -200,6 +200,10 @@ class Spool:
     def _hangs(self) -> None:
         """It is too late for those who wait for this append, and nothing else would tell them so before they give up."""
         self._hanging = True
+        self._log.warning("publisher.journal_hangs", seconds=self._patience)
+        self._refuse_all()
+
+    def _refuse_all(self) -> None:
         for lane in tuple(self._to_append):
             self._refused(lane)
 

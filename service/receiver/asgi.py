@@ -38,8 +38,7 @@ class Asgi(Guard):
         """To the application, in a task that uvicorn waits for when it ends."""
         self._waiting.append(_Exchange(self._scope(), body, place))
         if self._task is None:
-            self._task = self.loop.create_task(self._ask_in_turn())
-            self.tasks.add(self._task)
+            self._begin()
         elif self._idle is not None:
             self._wake(self._idle)
             self.tasks.add(self._task)
@@ -55,20 +54,28 @@ class Asgi(Guard):
         if not idle.done():  # cancelled, where the loop ends
             idle.set_result(None)
 
+    def _begin(self) -> None:
+        self._task = self.loop.create_task(self._ask_in_turn())
+        self._task.add_done_callback(self._ended)
+        self.tasks.add(self._task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Cancelled, maybe before its first step, or the connection is gone; in the former case others may wait."""
+        self.tasks.discard(task)
+        self._task = self._idle = None
+        if self._waiting and not self.transport.is_closing():
+            self._begin()
+
     async def _ask_in_turn(self) -> None:
         """One after the other: behind an answer that closes nothing is asked."""
         waiting = self._waiting
-        try:
-            while not self.transport.is_closing():
-                if waiting:
-                    await self._ask(waiting[0])
-                else:
-                    self.tasks.discard(self._task)
-                    self._idle = self.loop.create_future()
-                    await self._idle
-        finally:
-            self.tasks.discard(self._task)
-            self._task = None
+        while not self.transport.is_closing():
+            if waiting:
+                await self._ask(waiting[0])
+            else:
+                self.tasks.discard(self._task)
+                self._idle = self.loop.create_future()
+                await self._idle
 
     async def _ask(self, exchange: _Exchange) -> None:
         answer = None
@@ -87,6 +94,7 @@ class Asgi(Guard):
             self._begun = self._begun_scope()
         fields = self.fields
         scope = self._begun.copy()
+        scope["asgi"] = {"version": self.asgi_version, "spec_version": "2.3"}
         scope["headers"] = fields.items() if isinstance(fields, dict) else fields
         scope["extensions"] = {FIELDS: fields}
         return scope
@@ -95,7 +103,6 @@ class Asgi(Guard):
         path, query = as_written(self.target)
         return {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": self.version,
             "server": self.server,
             "client": self.client,

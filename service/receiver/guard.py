@@ -122,7 +122,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
         self._parts: list[bytes] = []
         self.target = self.method = b""
         self.path = self.version = ""
-        self.fields: Headers = {}
+        self.fields: Headers = ()
         #: As they were before: most clients send one request again and again.
         self._known_host = self._known_target = b""
         self._stamped: object = None
@@ -449,7 +449,7 @@ class Guard(HttpToolsProtocol, abc.ABC):
         """Nothing that comes is looked at, and nothing that came is kept: the client decides how long it stays."""
         self._stage, self.last = _OVER, True
         self.due = math.inf
-        self.fields, self._names, self._repeated = {}, {}, []
+        self.fields, self._names, self._repeated = (), {}, []
         self.target, self._parts = b"", []
 
     def _say(self, refusal: Refusal) -> None:

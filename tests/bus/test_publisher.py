@@ -215,6 +215,7 @@ async def test_where_much_comes_in_one_turn_its_broker_begins_at_once(tmp_path: 
         for n, each in enumerate(told):
             publisher.offer([record(n, topic="meetings", key=keys[n % 20]), record(n)], each)
             assert sum(len(batch.records) for batch in sender.given) == 2 * EARLY * (n >= EARLY - 1)
+            assert sender.flushed == ([len(sender.given)] if sender.given else [])
             sender.occupied = bool(sender.given)
         assert [each.errors for each in told] == [[]] * len(told)
         sender.occupied = False
@@ -226,6 +227,21 @@ async def test_where_much_comes_in_one_turn_its_broker_begins_at_once(tmp_path: 
         of_key = [each.message for each in sender.log["meetings", 0] + sender.log["meetings", 1]]
         found = numbers([each.value for each in of_key if each.key == key])
         assert found == sorted(found)
+
+
+async def test_what_departs_need_not_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
+    """The sender is told that nothing more goes with it; calls without a record are no reason for that."""
+    sender, told = FakeSender(), Told()
+    async with publishing(sender, tmp_path) as (publisher, _):
+        for _ in range(2 * EARLY):
+            publisher.offer([], told)
+        publisher.offer([record(0)], told)
+        assert sender.flushed == []
+        await steps()
+        assert sender.flushed == [1]
+        sender.acknowledge()
+        await until(lambda: len(told.errors) == 2 * EARLY + 1)
+    assert set(told.errors) == {None}
 
 
 # --- offers -----------------------------------------------------------------------------------------------------------
@@ -933,8 +949,32 @@ async def test_a_disk_that_hangs_is_noticed_whenever_the_append_began(tmp_path: 
             await steps()
             sender.healthy = sender.answering = True
             await until(lambda: bool(told.errors))
-    assert told.errors == [None]
-    assert numbers(sender.values()) == [0]
+            assert numbers(sender.values()) == [0]
+            sender.healthy = sender.answering = False
+            assert not publisher.accepting
+        await until(lambda: publisher.accepting)
+        publisher.offer([record(1)], told)
+        await until(lambda: len(told.errors) == 2)
+        assert await rows(journal) == [1]
+    assert told.errors == [None, None]
+
+
+async def test_who_came_behind_an_append_that_fails_is_stored_as_soon(tmp_path: Path) -> None:
+    """It need not wait for its own deadline to hear of it."""
+    sender, told = FakeSender(healthy=False, counts={"work": 1, "meetings": 1}), Told()
+    async with troubled(sender, tmp_path, deadline=3) as (publisher, journal):
+        journal.unsure = True
+        with held(journal.journal):
+            publisher.offer([record(0)], told)
+            await steps()
+            publisher.offer([record(1, topic="meetings")], told)
+            await steps()
+        sender.healthy = sender.answering = True
+        begun = time.monotonic()
+        await until(lambda: len(told.errors) == 2)
+        assert time.monotonic() - begun < 2
+        await publisher.stop()
+    assert told.errors == [None, None]
 
 
 async def test_removed_in_the_middle_a_journal_goes_on(tmp_path: Path) -> None:

@@ -57,4 +57,4 @@ def test_no_kafka_is_4(tmp_path: Path, silent: bool) -> None:
     (line,) = refusal(done, 4)
     assert line.startswith(f"Kafka at 127.0.0.1:{port} {'did not answer within' if silent else 'cannot do it now: '}")
     assert done.stdout == b""
-    assert took < 15
+    assert took < 60  # a tenth of it, unless the machine is busy with starting the program
