@@ -362,8 +362,8 @@ def uncollected() -> Iterator[None]:
 
 @pytest.mark.usefixtures("uncollected")
 async def test_overload_over_real_sockets() -> None:
-    """At five times what can be stored, what is accepted after the first half second is stored within a second (p99), and the
-    rest is told at once to come again; a moment after the load nobody is refused.
+    """At five times what can be stored, that shows within a second, and what is accepted then is stored within a second (p99);
+    the rest is told at once to come again. A moment after the load nobody is refused.
     """
     publisher, stalls = OneByOne(), Stalls()
     endpoint = Bench(limits=Limits()).endpoint(publisher)
@@ -379,8 +379,11 @@ async def test_overload_over_real_sockets() -> None:
     refused = [each for each in sent if each.status != 204]
     assert {(each.status, each.retry_after) for each in refused} == {(503, "5")}
     assert len(accepted) == durable > 50
-    # What came while nothing ran here, at five times the capacity, takes five times as long.
-    later = [each.seconds for each in sent[300:] if each.status == 204]
+    first = next(number for number, each in enumerate(sent) if each.status == 503)
+    assert first <= 500
+    # Those who were sent side by side with the first come in any order. What came while nothing ran here, at five times the
+    # capacity, takes five times as long.
+    later = [each.seconds for each in sent[first + 25 :] if each.status == 204]
     assert p99(later) <= 1.0 + 6 * stalls.seconds
     assert max(each.seconds for each in accepted) <= 3.0 + 6 * stalls.seconds
     assert {each.status for each in after} == {204}
