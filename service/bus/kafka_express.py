@@ -194,10 +194,8 @@ class Express:
         connection._requests.append((number, _Request(batches), answer))
         try:
             connection._writer.writelines(self._encoded(number, batches))
-        except (
-            OSError,
-            RuntimeError,
-        ):  # uvloop raises the latter where asyncio is silent; the answer is that it was closed
+        except (OSError, RuntimeError):
+            # The latter is uvloop's, where asyncio is silent; the answer is then that it was closed.
             connection.close(reason=CloseReason.CONNECTION_BROKEN)
 
     def _number(self, batches: Batches) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import inspect
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Any
 
@@ -140,25 +141,28 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return requests
 
 
-async def test_one_request_for_what_comes_in_one_turn(
-    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And aiokafka's sender has nothing to do."""
+@asynccontextmanager
+async def producing_to_three(kafka: Cluster, topic_prefix: str) -> AsyncIterator[KafkaProducer]:
+    """To the partitions of ``work``, of which each has its first record."""
     await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=3)])
     async with producing(kafka, topic_prefix) as producer:
         await partitions(producer, "work")
         await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in range(3)))
+        yield producer
+
+
+async def test_one_request_for_what_comes_in_one_turn(
+    kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And aiokafka's sender has nothing to do."""
+    async with producing_to_three(kafka, topic_prefix) as producer:
         requests = counted(monkeypatch)
         _, theirs = inside(producer)
         monkeypatch.setattr(theirs._sender, "_send_produce_req", None)
         for n in range(1, 20):
             await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", n))]) for p in range(3)))
         assert requests == [3] * 19
-        assert (
-            not theirs._sender._in_flight
-            | theirs._sender._muted_partitions
-            | theirs._message_accumulator._pending_batches
-        )
+        assert is_at_rest(producer)
     written = await read_topic(kafka, topic_prefix, "work", partitions=3)
     assert first_occurrences(written) == {f"k{p}": list(range(20)) for p in range(3)}
     assert len(written) == 60
@@ -168,10 +172,7 @@ async def test_what_is_flushed_does_not_wait_for_the_end_of_the_turn(
     kafka: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it in one request; and that turn's end, or another flush, sends nothing again."""
-    await create_topics(kafka, topic_prefix, [TopicPlan(name="work", partitions=3)])
-    async with producing(kafka, topic_prefix) as producer:
-        await partitions(producer, "work")
-        await asyncio.gather(*(producer.send("work", p, [outgoing(numbered(f"k{p}", 0))]) for p in range(3)))
+    async with producing_to_three(kafka, topic_prefix) as producer:
         requests = counted(monkeypatch)
         express, _ = inside(producer)
         for n in range(1, 6):
@@ -372,11 +373,7 @@ async def test_a_connection_that_is_lost_under_way(kafka: Cluster, topic_prefix:
             disconnected(express, theirs)
             await asyncio.wait_for(asyncio.gather(*sent), 10)
         await until(lambda: not express.due)
-        assert (
-            not theirs._sender._in_flight
-            | theirs._sender._muted_partitions
-            | theirs._message_accumulator._pending_batches
-        )
+        assert is_at_rest(producer)
         assert producer.replacements.total() == 0
     written = await read_topic(kafka, topic_prefix, "work", partitions=2)
     assert first_occurrences(written) == {f"k{p}": list(range(11)) for p in (0, 1)}
