@@ -59,6 +59,25 @@ class RecordingPublisher:
         assert isinstance(offer, asyncio.Task)
         offer.cancel()
 
+    def flush(self) -> None:
+        """Nothing waits for more."""
+
+
+class Turn:
+    """A turn of the loop, which ends when it is told to: what was to be done ``soon`` is done then."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, callback: Callable[[], None]) -> None:
+        self.due.append(callback)
+
+    def end(self) -> None:
+        """What is asked for meanwhile is for the next one."""
+        due, self.due = self.due, []
+        for callback in due:
+            callback()
+
 
 @dataclass(eq=False)
 class GivenBatch:

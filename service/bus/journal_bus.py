@@ -73,6 +73,9 @@ class JournalPublisher:
         """Nobody waits for it any more: its ``done`` is not called. The journal has it, and may store it all the same."""
         offer.done = None
 
+    def flush(self) -> None:
+        """Nothing to do: the journal takes whatever waits as soon as it can."""
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """:meth:`offer` for those who wait: all of ``messages`` are on the disk on return. Raises CannotStore."""
         await durable(partial(self.offer, messages), self.withdraw)

@@ -31,6 +31,9 @@ class OfferingPublisher(Publisher, Protocol):
     def withdraw(self, offer: Any) -> None:
         """Nobody waits for what :meth:`offer` returned: ``done`` is not called, what is not handed over is not sent."""
 
+    def flush(self) -> None:
+        """What was offered had better not wait for more."""
+
 
 class RebalanceListener(Protocol):
     """Told which partitions are ours. Both calls may take their time; the consumer keeps its membership alive meanwhile."""

@@ -6,8 +6,9 @@ what arrives until the rows are nearly drained. No lane waits for another, but f
 stream for all goes first, and what came before a topic's partitions were known goes before what came after.
 
 What comes in one turn of the loop, for whatever lanes, goes together, and what comes while the broker has not answered the
-last request goes with the next one: nothing lingers, and batches are as large as the load makes them. Only where much comes
-in one turn the first of it goes before the rest is read: broker and receiver would else wait for each other by turns.
+last request goes with the next one: nothing lingers, and batches are as large as the load makes them. Whoever offers much
+in one turn has the first of it ``flush``-ed before the rest is there: they and the broker would else wait for each other by
+turns.
 
 "Not acknowledged in time" never means "not sent": what is in the air stays there, and when its acknowledgement comes after
 all it removes the rows. After a restart it is sent again.
@@ -47,10 +48,6 @@ LATER = 1.0
 
 #: Seconds that a lane waits at most for the answer to others before it, so that its batch grows meanwhile.
 HOLD = 0.02
-
-#: So many calls are worth a request of their own, where the broker has nothing to do: it is at work while the others that
-#: came in the same turn are still read.
-EARLY = 24
 
 #: Seconds for acknowledgements that come late, and then for the journal to remove their rows, when the publisher is stopped:
 #: everything is durable then, and what is not acknowledged is sent again by the next run.
@@ -122,7 +119,6 @@ class KafkaFirstPublisher:
         self._ready: dict[Lane, bool] = {}  # in the next turn of the loop at the latest; whether something arrived
         self._expected = False  # that turn
         self._arriving = False  # something has arrived in this turn, and found this
-        self._came = 0  # calls since it was last seen to that something departs
         self._now, self._timestamp, self._admitting = 0.0, 0, False
         self._held: dict[Lane, None] = {}  # until an answer comes, or for HOLD seconds
         self._holding: asyncio.TimerHandle | None = None
@@ -244,6 +240,14 @@ class KafkaFirstPublisher:
         offer.done = _nobody
         self._withdraw([offer])
 
+    def flush(self) -> None:
+        """What was offered in this turn of the loop need not wait for its end, unless the broker is busy: then what is offered
+        until it has answered goes with it.
+        """
+        lane = next(reversed(self._ready), None)
+        if lane is not None and not self._is_busy(lane):
+            self._depart()
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """:meth:`offer` for those who wait: return once all of ``messages`` are durable, or raise what ``done`` is told."""
         if self._closed:
@@ -278,9 +282,6 @@ class KafkaFirstPublisher:
             if entry.lane is not None:
                 entry.lane.add(entry)
                 self._ready[entry.lane] = True
-        self._came += 1
-        if self._came >= EARLY:
-            self._depart_early(entries)
         return call
 
     def _refuse_too_large(self, entry: Entry) -> None:
@@ -362,16 +363,9 @@ class KafkaFirstPublisher:
         self._expected = False
         self._depart()
 
-    def _depart_early(self, entries: Sequence[Entry]) -> None:
-        """Before the end of the turn, unless the broker of the last ``entries`` is busy."""
-        self._came = 0
-        lane = entries[-1].lane if entries else None
-        if lane is not None and lane.partition is not None and not self._sender.busy(lane.topic, lane.partition):
-            self._depart()
-
     def _depart(self) -> None:
         """Whatever is ready."""
-        self._arriving, self._came = False, 0
+        self._arriving = False
         ready, self._ready = self._ready, {}
         healthy = self._sender.healthy
         for lane, arrived in ready.items():
@@ -389,7 +383,7 @@ class KafkaFirstPublisher:
         self._go_on(lane)
 
     def _held_up(self, lane: Lane) -> bool:
-        before = self._lanes.before(lane)
+        before = self._lanes.before(lane) if self._lanes.ordered else None
         return before is not None and before.journalling
 
     def _go_on(self, lane: Lane, *, patient: bool = True) -> None:
@@ -397,13 +391,15 @@ class KafkaFirstPublisher:
         into_journal = lane.journalling and lane.waiting
         if into_journal and self._spool is not None:
             self._spool.append(lane) if self._storing else self._look_later(lane)
-        if lane.flight is not None or self._grounded or self._lanes.before(lane) is not None:
+        if lane.flight is not None or self._grounded:
+            return
+        if self._lanes.ordered and self._lanes.before(lane) is not None:
             return
         if lane.empty:
             lane.journalling = False
             for other in self._lanes.emptied(lane):
                 self._go_on(other)
-        elif not self._lanes.leads_somewhere(lane):
+        elif lane.partition is None and not self._lanes.leads_somewhere(lane):
             self._look_later(lane)
         elif lane.rows:
             self._read(lane)
@@ -412,12 +408,15 @@ class KafkaFirstPublisher:
 
     def _hold(self, lane: Lane) -> bool:
         """Whether its batch had better grow until the broker has answered what it has."""
-        if lane.partition is None or not self._sender.busy(lane.topic, lane.partition):
+        if not self._is_busy(lane):
             return False
         if self._holding is None:
             self._holding = self._loop.call_later(HOLD, self._hold_no_longer)
         self._held[lane] = None
         return True
+
+    def _is_busy(self, lane: Lane) -> bool:
+        return lane.partition is not None and self._sender.busy(lane.topic, lane.partition)
 
     def _hold_no_longer(self) -> None:
         self._holding = None
@@ -571,7 +570,7 @@ class KafkaFirstPublisher:
         finished = self._durable(delivery.passed())
         if not delivery.finished:
             self._send(lane, flight, delivery)
-        elif flight.finished:
+        elif len(flight.deliveries) == 1 or flight.finished:
             self._land(lane)
         self._tell(finished)
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from service.core.errors import Overloaded
-
 #: Seconds that whoever comes may have before them, where more come than are served.
 AHEAD = 0.75
 #: More come than are served: so many times as many. Less may be chance, or a store that is slow, and not too small.
@@ -56,17 +54,27 @@ class Admission(Generic[T]):
     def __len__(self) -> int:
         return len(self._queue)
 
-    def admit(self, now: float) -> None:
-        """Raises Overloaded where one more would be too many, or would have to wait for too long, or the oldest has."""
+    def admit(self, now: float, count: int = 1) -> int:
+        """How many of ``count`` who come together may come in, the first of them: as many as are not too many, and need not
+        wait for too long; nobody while the oldest has.
+        """
+        self._asked += count
+        if self._lets_in(now, 0) and (count == 1 or self._lets_in(now, count - 1)):
+            return count
+        return next((before for before in range(count) if not self._lets_in(now, before)), count)
+
+    def _lets_in(self, now: float, before: int) -> bool:
+        """One more behind so many who came together with it."""
         queue = self._queue
-        behind, waiting = self._came - self._front, len(queue)
+        behind, waiting = self._came + before - self._front, len(queue) + before
         if behind < _FEW or behind < 0.8 * waiting:  # the others are stuck: they say nothing of who comes now
             self._begun = None
             too_late = False
         else:
             too_late = self._too_late(now, behind)
-        if queue and (too_late or waiting >= self._most or now - next(iter(queue)).verified > self._seconds):
-            raise Overloaded
+        if queue and now - next(iter(queue)).verified > self._seconds:
+            return False
+        return not (waiting and (too_late or waiting >= self._most))
 
     def add(self, one: T) -> None:
         """From now on it waits; later than all others."""
@@ -100,7 +108,6 @@ class Admission(Generic[T]):
 
     def _too_late(self, now: float, behind: int) -> bool:
         """Whether somebody who comes now, behind so many, would wait for too long, because too many come."""
-        self._asked += 1
         if self._begun is None or now - self._latest > _STILL:
             return False
         seconds = self._latest - self._begun

@@ -56,6 +56,7 @@ class _Entrance:
             return
         answered: asyncio.Future[Answer] = self._loop.create_future()
         resolve = partial(_resolve, answered)
+        ticket: Ticket | None
         try:
             if self._guarded:
                 message = await receive()

@@ -35,6 +35,7 @@ from service.bus.record_size import MAX_BATCH_BYTES
 from service.bus.topics import TopicPlan
 from service.bus.waiting import Done
 from service.core.message import Message
+from service.receiver.endpoint import GROUP
 from tests.kafka.harness import Cluster
 from tests.kafka.records import create_topics, partitions
 
@@ -116,6 +117,9 @@ class Nobody:
     def withdraw(self, offer: object) -> None:
         """Never asked for."""
 
+    def flush(self) -> None:
+        """Nothing to do."""
+
     async def publish(self, messages: Sequence[Message]) -> None:
         """Never asked for."""
 
@@ -140,6 +144,8 @@ class Senders:
     def _offer(self) -> None:
         self._next = (self._next + 1) % len(self._events)
         self._publisher.offer(self._events[self._next], self._stored)
+        if self._next % GROUP == 0:  # as the endpoint does
+            self._publisher.flush()
 
     def _stored(self, error: Exception | None) -> None:
         if error is not None and not self.finished.done():

@@ -42,6 +42,9 @@ class NullPublisher:
         """Nobody waits any more."""
         offer.cancel()
 
+    def flush(self) -> None:
+        """Nothing waits for more."""
+
 
 def _no_consumer(topic: str, group: str) -> NoReturn:
     raise NotImplementedError

@@ -21,7 +21,7 @@ from service.bus.journal import Journal
 from service.bus.journal_file import Extent, JournalFile, Stored
 from service.bus.lane import Call, Delivery, Entry, Flight
 from service.bus.outgoing import Outgoing
-from service.bus.publisher import EARLY, REFUSED, SPOOL, KafkaFirstPublisher
+from service.bus.publisher import REFUSED, SPOOL, KafkaFirstPublisher
 from service.bus.record_size import MAX_RECORD_BYTES
 from service.bus.routing import stream_of
 from service.bus.waiting import Done
@@ -206,19 +206,22 @@ async def test_a_batch_grows_while_its_broker_is_busy(tmp_path: Path) -> None:
     assert numbers(sender.values()) == [1, 2, 3, 4]
 
 
-async def test_where_much_comes_in_one_turn_its_broker_begins_at_once(tmp_path: Path) -> None:
-    """The first of it departs before the rest is read, unless its broker is busy; in order, and nobody is told too early."""
+async def test_what_is_flushed_departs_at_once(tmp_path: Path) -> None:
+    """Whoever offers much in one turn need not wait for its end; in order, what comes behind it too, and nobody is told too
+    early.
+    """
     sender = FakeSender(answering=True, counts={"work": 1, "meetings": 2})
     keys = [f"k{n}" for n in range(20)]
     async with publishing(sender, tmp_path, deadline=5) as (publisher, journal):
-        told = [Told() for _ in range(2 * EARLY + 5)]
+        told = [Told() for _ in range(53)]
         for n, each in enumerate(told):
             publisher.offer([record(n, topic="meetings", key=keys[n % 20]), record(n)], each)
-            assert sum(len(batch.records) for batch in sender.given) == 2 * EARLY * (n >= EARLY - 1)
-            assert sender.flushed == ([len(sender.given)] if sender.given else [])
-            sender.occupied = bool(sender.given)
+            assert sum(len(batch.records) for batch in sender.given) == 2 * 24 * (n >= 24)
+            if n == 23:
+                publisher.flush()
+                assert sum(len(batch.records) for batch in sender.given) == 2 * 24
+            assert sender.flushed == ([3] if n >= 23 else [])
         assert [each.errors for each in told] == [[]] * len(told)
-        sender.occupied = False
         await until(lambda: all(each.errors for each in told))
         assert [each.errors for each in told] == [[None]] * len(told)
         assert not await journal.streams()
@@ -229,19 +232,59 @@ async def test_where_much_comes_in_one_turn_its_broker_begins_at_once(tmp_path: 
         assert found == sorted(found)
 
 
-async def test_what_departs_need_not_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
-    """The sender is told that nothing more goes with it; calls without a record are no reason for that."""
+async def test_what_is_flushed_waits_for_a_busy_broker(tmp_path: Path) -> None:
+    """It goes with whatever else was offered until the broker has answered; nothing is flushed that does not depart."""
+    sender, told = FakeSender(), Told()
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
+        publisher.offer([record(0)], told)
+        publisher.flush()
+        sender.occupied = True
+        for n in range(1, 4):
+            publisher.offer([record(n)], told)
+            publisher.flush()
+        assert ([len(each.records) for each in sender.given], sender.flushed) == ([1], [1])
+        await steps()
+        publisher.offer([record(4)], told)
+        publisher.flush()
+        await steps()
+        assert [len(each.records) for each in sender.given] == [1]
+        sender.occupied = False
+        sender.acknowledge()
+        await steps()
+        assert [len(each.records) for each in sender.given] == [1, 4]
+        sender.acknowledge()
+        await until(lambda: len(told.errors) == 5)
+    assert set(told.errors) == {None}
+    assert numbers(sender.values()) == list(range(5))
+
+
+async def test_where_nothing_is_ready_nothing_is_flushed(tmp_path: Path) -> None:
+    """Calls without a record, and what has departed before, are no reason to disturb the sender; at the end of the turn it is
+    told that nothing more comes with what departs then.
+    """
     sender, told = FakeSender(), Told()
     async with publishing(sender, tmp_path) as (publisher, _):
-        for _ in range(2 * EARLY):
+        for _ in range(3):
             publisher.offer([], told)
+            publisher.flush()
+        assert sender.flushed == []
         publisher.offer([record(0)], told)
         assert sender.flushed == []
         await steps()
         assert sender.flushed == [1]
+        publisher.flush()
+        assert sender.flushed == [1]
+        publisher.offer([record(1)], told)
+        publisher.withdraw(publisher.offer([record(2)], told))
+        publisher.flush()
+        publisher.flush()
+        assert len(sender.flushed) == 2
         sender.acknowledge()
-        await until(lambda: len(told.errors) == 2 * EARLY + 1)
+        await steps()
+        sender.acknowledge()
+        await until(lambda: len(told.errors) == 5)
     assert set(told.errors) == {None}
+    assert numbers(sender.values()) == [0, 1]
 
 
 # --- offers -----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from service.receiver.tracing import Tracing
 from service.telemetry.logging import configure
 from service.telemetry.metrics import Metrics
 from tests.core.test_samples import validator
+from tests.fakes import Turn
 from tests.fuzz import reference
 from tests.fuzz.requests import BOUND, OWNER, SECRET, Request, Then
 
@@ -69,6 +70,7 @@ class _Publisher:
     def __init__(self) -> None:
         self.then = Then.STORED
         self.offered: list[Sequence[Message]] = []
+        self.flushed = 0  # so many of them
         self.done: list[Callable[[Exception | None], None]] = []
 
     def offer(self, messages: Sequence[Message], done: Callable[[Exception | None], None]) -> object:
@@ -83,6 +85,10 @@ class _Publisher:
         """Forget it; one that comes too late calls back all the same."""
         if self.then is not Then.TOO_LATE:
             self.done.clear()
+
+    def flush(self) -> None:
+        """What was offered waits to be told to answer."""
+        self.flushed = len(self.offered)
 
     def answer(self) -> None:
         """Call back."""
@@ -116,16 +122,18 @@ class Judge:
     def __init__(self, spoilt: Callable[[Take], Take] | None = None) -> None:
         self._log = io.StringIO()
         configure(stream=self._log, colours=False, level="debug")
-        self._publisher, self._rejections = _Publisher(), _Rejections()
+        self._publisher, self._rejections, self._turn = _Publisher(), _Rejections(), Turn()
         self._valid = validator()
         self._endpoint = Endpoint(
             publisher=self._publisher,
             secrets=lambda: _SECRETS,
             mode=SignatureMode.AUTO,
-            understand=understanding(receiver="fuzzed", now=lambda: events.rfc3339(NOW), organizations=_ORGANIZATIONS),
+            understand=understanding(receiver="fuzzed", organizations=_ORGANIZATIONS),
+            now=lambda: events.rfc3339(NOW),
             observe=Metrics(),
             tracing=Tracing(1.0),
             rejections=self._rejections,
+            soon=self._turn,
         )
         self._take: Take = spoilt(self._endpoint.take) if spoilt else self._endpoint.take
 
@@ -155,7 +163,11 @@ class Judge:
         answers: list[Answer] = []
         self._publisher.then, self._rejections.kept = request.then, 0
         self._publisher.offered.clear()
+        self._publisher.flushed = 0
         self._take(headers, request.body, answers.append, "192.0.2.1")
+        self._turn.end()
+        demand(not self._turn.due, "something is left for another turn")
+        demand(self._publisher.flushed == len(self._publisher.offered), "what was offered waits for more")
         demand(len(answers) == 0 or not self._publisher.done, "answered, and it still waits for the publisher")
         if request.then in (Then.SILENT, Then.TOO_LATE):
             self._endpoint.sweep(math.inf)

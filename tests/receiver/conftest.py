@@ -20,7 +20,7 @@ from service.receiver.app import create_app
 from service.receiver.endpoint import Endpoint, Limits, Publisher, Rejections, understanding
 from service.receiver.tracing import Tracing
 from service.telemetry.metrics import Metrics
-from tests.fakes import RecordingPublisher
+from tests.fakes import RecordingPublisher, Turn
 
 SECRET = b"tests-secret-0123456789"
 NOW = datetime(2026, 1, 10, 9, 0, tzinfo=UTC)
@@ -41,6 +41,9 @@ class Bench:
     organizations: Organizations = SINGLE
     tracing: Tracing = field(default_factory=lambda: Tracing(1.0))
     rejections: Rejections | None = None
+    now: Callable[[], str] = lambda: rfc3339(NOW)
+    #: None: those of the loop that runs.
+    turn: Turn | None = None
 
     def endpoint(self, publisher: Publisher | None = None) -> Endpoint:
         """A new endpoint of these parts; nobody keeps it."""
@@ -48,11 +51,13 @@ class Bench:
             publisher=publisher or self.publisher,
             secrets=self.secrets,
             mode=SignatureMode.AUTO,
-            understand=understanding(receiver="receiver-0", now=lambda: rfc3339(NOW), organizations=self.organizations),
+            understand=understanding(receiver="receiver-0", organizations=self.organizations),
+            now=self.now,
             observe=self.metrics,
             limits=self.limits,
             tracing=self.tracing,
             rejections=self.rejections,
+            soon=self.turn,
         )
 
     @property

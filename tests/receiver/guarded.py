@@ -31,7 +31,7 @@ from service.receiver.app import create_app
 from service.receiver.asgi import Asgi
 from service.receiver.connections import Connections, GuardLimits
 from service.receiver.direct import Direct
-from service.receiver.endpoint import Endpoint, Limits
+from service.receiver.endpoint import Endpoint, Limits, Ticket
 from service.receiver.request import as_pairs
 from tests.servers import _Server as UvicornServer
 
@@ -44,25 +44,27 @@ class TakesAll(Endpoint):
     def __init__(self, look: Callable[[], dict[str, Any]]) -> None:
         self.limits = Limits()
         self._look = look
-        self._taken = 0
+        self._count = 0
         self._canaries = 0
 
-    def take(self, headers: Any, body: bytes, answer: Answering, source: str = "") -> None:
+    def take(self, headers: Any, body: bytes, answer: Answering, source: str = "") -> Ticket:
         """Answer, as the request wants it."""
-        self._taken += 1
+        ticket = Ticket(headers, body, answer, source)
+        self._count += 1
         fields = dict(headers)
         self._canaries += b"x-canary" in fields
         if b"x-bug" in fields:
             raise RuntimeError("someone@example.org")
         if b"x-null" in fields:
             answer(STORED)
-            return
+            return ticket
         reply = self._report(fields, headers, body, source)
         delay = float(fields.get(b"x-delay", 0))
         if delay:
             asyncio.get_running_loop().call_later(delay, answer, reply)
         else:
             answer(reply)
+        return ticket
 
     def elsewhere(self, answer: Answer) -> Answer:
         """As it is."""
@@ -73,7 +75,7 @@ class TakesAll(Endpoint):
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in as_pairs(headers)],
             "body": len(body),
             "source": source,
-            "taken": self._taken,
+            "taken": self._count,
             "canaries": self._canaries,
             **(self._look() if b"x-look" in fields else {}),
         }

@@ -13,7 +13,6 @@ from statistics import quantiles
 import httpx
 import pytest
 
-from service.core.errors import Overloaded
 from service.core.message import Message
 from service.receiver.admission import Admission
 from service.receiver.endpoint import Limits
@@ -34,14 +33,23 @@ def test_so_many_may_wait_and_no_more() -> None:
     admission = Admission[Waiting](most=2, seconds=10)
     first, second = Waiting(0), Waiting(1)
     for one in (first, second):
-        admission.admit(one.verified)
+        assert admission.admit(one.verified) == 1
         admission.add(one)
-    with pytest.raises(Overloaded):
-        admission.admit(1)
+    assert admission.admit(1) == 0
 
     assert admission.remove(first)
     assert not admission.remove(first)
-    admission.admit(1)
+    assert admission.admit(1) == 1
+
+
+def test_those_who_come_in_together_count_for_one_another() -> None:
+    """Though none of them waits yet: as many of them as may wait, and of none there is nothing to say."""
+    admission = Admission[Waiting](most=3, seconds=10)
+    assert [admission.admit(0, count) for count in (0, 1, 3, 4, 100)] == [0, 1, 3, 3, 3]
+
+    admission.add(Waiting(0))
+    assert [admission.admit(1, count) for count in (0, 1, 2, 3)] == [0, 1, 2, 2]
+    assert [admission.admit(10.1, count) for count in (1, 3)] == [0, 0]
 
 
 def test_nobody_comes_in_while_one_has_waited_for_too_long() -> None:
@@ -50,14 +58,12 @@ def test_nobody_comes_in_while_one_has_waited_for_too_long() -> None:
     old, young = Waiting(0), Waiting(2)
     for one in (old, young):
         admission.add(one)
-    admission.admit(3)
-    with pytest.raises(Overloaded):
-        admission.admit(3.1)
+    assert admission.admit(3) == 1
+    assert admission.admit(3.1) == 0
 
     admission.remove(old)
-    admission.admit(4.9)
-    with pytest.raises(Overloaded):
-        admission.admit(5.1)
+    assert admission.admit(4.9) == 1
+    assert admission.admit(5.1) == 0
 
 
 def test_those_who_wait_since_before_a_moment() -> None:
@@ -119,9 +125,7 @@ def simulated(admission: Admission[Waiting], store: Store, moments: Iterable[flo
         while waiting and waiting[0][0] <= now:
             admission.served(waiting[0][2], waiting[0][0])
             heapq.heappop(waiting)
-        try:
-            admission.admit(now)
-        except Overloaded:
+        if not admission.admit(now):
             found.refused.append(now)
             continue
         one, stored = Waiting(now), store(now, number)
@@ -303,6 +307,9 @@ class OneByOne:
         """It leaves a gap."""
         assert isinstance(offer, asyncio.TimerHandle)
         offer.cancel()
+
+    def flush(self) -> None:
+        """Nothing waits for more."""
 
 
 @dataclass(frozen=True)
