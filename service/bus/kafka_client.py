@@ -174,8 +174,10 @@ class KafkaClient:
 
     def busy(self, topic: str, partition: int) -> bool:
         """The partition's leader has not answered the last request: what is given now has to wait for that."""
-        leader = self._kafka.client.cluster.leader_for_partition(_place(topic, partition))
-        return leader in self._kafka._sender._in_flight
+        in_flight = self._kafka._sender._in_flight
+        return (
+            bool(in_flight) and self._kafka.client.cluster.leader_for_partition(_place(topic, partition)) in in_flight
+        )
 
     def take_over(self, other: KafkaClient, again: Iterable[Sequence[Outgoing]]) -> None:
         """Go on with the producer id of ``other``, which has ended, before anything is sent: what it wrote without hearing of

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any
@@ -191,6 +192,8 @@ class Express:
         answer.add_done_callback(partial(self._answered, leader, batches, timer))
         self._due.add(answer)
         number = connection._next_correlation_id()
+        if not connection._requests:
+            _read_next_at_once(connection)
         connection._requests.append((number, _Request(batches), answer))
         try:
             connection._writer.writelines(self._encoded(number, batches))
@@ -299,6 +302,24 @@ class _Request:
         encoded = answer.read()
         written = {(topic, partition) for topic, partition, error in _results(encoded) if not error}
         return None if written == self._batches.keys() else Produce.RESPONSE_TYPE.decode(encoded)
+
+
+def _read_next_at_once(connection: Any) -> None:
+    """Nothing is on its way on it: let the next answer be read where it comes, if it comes whole and alone, and not by a task
+    that has to be woken for its length and for the rest of it. Whatever else comes is for that task.
+    """
+    reader = connection._reader
+    feed = type(reader).feed_data
+
+    def at_once(data: bytes) -> None:
+        del reader.feed_data
+        if len(data) - _INT.size == int.from_bytes(data[: _INT.size], "big"):
+            with suppress(Exception):  # the task will meet it as well, and close the connection
+                connection._handle_frame(data[_INT.size :])
+                return
+        feed(reader, data)
+
+    reader.feed_data = at_once
 
 
 class _Sent:

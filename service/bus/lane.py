@@ -76,17 +76,19 @@ class Delivery:
 
     def batch(self, largest: int) -> Sequence[Entry]:
         """What is to be sent next: one record, or as many as ``largest`` bytes hold."""
+        if not self._end and total_size(self.entries) <= largest:
+            self._end = len(self.entries)
+            return self.entries
         most = len(self.entries) - self.done
         if self._suspect > self.done:
             most = max(1, (self._suspect - self.done) // 2)
         self._end = self.done + fitting(self.entries[self.done : self.done + most], largest)
-        return self.entries if self._end - self.done == len(self.entries) else self.entries[self.done : self._end]
+        return self.entries[self.done : self._end]
 
     def passed(self) -> Sequence[Entry]:
         """The batch needs nothing more. Its entries."""
-        batch = self.entries[self.done : self._end]
-        self.done = self._end
-        return batch
+        begun, self.done = self.done, self._end
+        return self.entries[begun : self._end] if self._end - begun < len(self.entries) else self.entries
 
     def refused(self) -> Entry | None:
         """Kafka refused the batch: the one at fault, where that is known, else a smaller batch is to be tried."""
@@ -234,11 +236,12 @@ class Lane:
         if self._withdrawn:
             self._forget_withdrawn()
         entries = list(islice(self._memory, FLIGHT_RECORDS))
-        return entries[: fitting(entries, largest)]
+        count = fitting(entries, largest)
+        return entries if count == len(entries) else entries[:count]
 
     def depart(self, deliveries: Sequence[Delivery], *, rows_before: int | None = None) -> Flight:
         """The front is in the air: the rows before the offset ``rows_before``, or from memory."""
-        count = sum(len(delivery.entries) for delivery in deliveries)
+        count = sum([len(delivery.entries) for delivery in deliveries])
         if rows_before is None:
             self.flight = Flight(deliveries, memory=count)
         else:
