@@ -1,7 +1,8 @@
 """``python -m tests.benchmarks``: how fast the front door is, as ratios to uvicorn alone on the same machine.
 
-The server runs on one core, the load and the broker on another one. Each round measures every row once, in turn from the first
-to the last and back; a ratio is that of a row to the yardstick of its own round, and the table has the medians.
+The server runs on one core, the load and the broker on another one. Each round has every row once, in turn from the first to
+the last and back. A row is looked at several times, and each time right after the yardstick: a ratio is that of such a pair,
+because a shared machine may be half as fast for a second or a minute, and the table has the medians.
 
 ``--quick``: one round of a second a row; it shows that everything works, and its figures are worth little. ``--compare``: exit
 1 where a ratio is worse than the baseline's. With one of them, or with ``--only``, the small benchmarks do not run.
@@ -24,7 +25,7 @@ from tests.benchmarks import report
 from tests.benchmarks.broker import broker
 from tests.benchmarks.figures import regressions
 from tests.benchmarks.machine import facts, pin, unpin
-from tests.benchmarks.rows import Process, Round, chosen, measure, processes, put_on
+from tests.benchmarks.rows import Lengths, Process, Round, chosen, measure, processes, put_on
 from tests.benchmarks.servers import OTHER_CORE
 from tests.kafka.harness import KafkaUnavailable
 
@@ -78,11 +79,11 @@ def _warm_up(wanted: Sequence[Process]) -> None:
 
 
 def _rounds(wanted: Sequence[Process], arguments: argparse.Namespace) -> list[Round]:
-    count, seconds, steady = (1, 1.0, 2.0) if arguments.quick else (arguments.rounds, 3.0, 20.0)
+    count, lengths = (1, Lengths(1, 1.0, 2.0)) if arguments.quick else (arguments.rounds, Lengths(4, 0.5, 20.0))
     found = []
     for number in range(count):
         in_turn = wanted if number % 2 == 0 else wanted[::-1]
-        found.append(measure(in_turn, seconds=seconds, steady_seconds=steady, tell=_progress(number + 1, count)))
+        found.append(measure(in_turn, lengths, tell=_progress(number + 1, count)))
     return found
 
 

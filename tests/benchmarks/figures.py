@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks: percentiles, ratios within a round, medians over rounds, and what counts as slower."""
+"""The arithmetic of the benchmarks: percentiles, ratios within a look, medians over looks, and what counts as slower."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ YARDSTICK = "hello"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What one row measured in one round, in a closed loop: ``cpu_us`` of the server for an event, events in a second, and the
+    """What one look at a row measured, in a closed loop: ``cpu_us`` of the server for an event, events in a second, and the
     milliseconds of the answers; ``own_us`` is the generator's CPU.
     """
 
@@ -26,9 +26,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row over all rounds: medians. Ratios are those of each round to its own yardstick, and then the median of them."""
+    """A row over all looks: medians. Ratios are those of each look to its own yardstick, and then the median of them."""
 
-    rounds: int
+    looks: int
     cpu_us: float
     cpu_ratio: float
     rate: float
@@ -46,24 +46,24 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
     return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
 
 
-def summary(rounds: Sequence[Mapping[str, Sample]]) -> dict[str, Row]:
-    """One row for each name. A round without the yardstick counts for nothing."""
-    whole = [each for each in rounds if YARDSTICK in each]
+def summary(looks: Sequence[Mapping[str, Sample]]) -> dict[str, Row]:
+    """One row for each name. A look without the yardstick counts for nothing."""
+    whole = [each for each in looks if YARDSTICK in each]
     names = dict.fromkeys(name for each in whole for name in each)
     return {name: _row(name, [each for each in whole if name in each]) for name in names}
 
 
-def _row(name: str, rounds: Sequence[Mapping[str, Sample]]) -> Row:
+def _row(name: str, looks: Sequence[Mapping[str, Sample]]) -> Row:
     def middle(values: Iterable[float]) -> float:
         return statistics.median(values)
 
-    samples = [each[name] for each in rounds]
+    samples = [each[name] for each in looks]
     return Row(
-        rounds=len(rounds),
+        looks=len(looks),
         cpu_us=middle(each.cpu_us for each in samples),
-        cpu_ratio=middle(each[name].cpu_us / each[YARDSTICK].cpu_us for each in rounds),
+        cpu_ratio=middle(each[name].cpu_us / each[YARDSTICK].cpu_us for each in looks),
         rate=middle(each.rate for each in samples),
-        rate_ratio=middle(each[name].rate / each[YARDSTICK].rate for each in rounds),
+        rate_ratio=middle(each[name].rate / each[YARDSTICK].rate for each in looks),
         p50=middle(each.p50 for each in samples),
         p99=middle(each.p99 for each in samples),
         p999=middle(each.p999 for each in samples),

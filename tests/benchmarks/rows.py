@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -58,9 +58,11 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, kw_only=True):
-    """What one round has found, by row; ``steady`` and ``starts`` by process."""
+    """What one round has found: ``closed`` has one look after the other, at a row and at the yardstick right before it;
+    ``steady`` and ``starts`` are by process.
+    """
 
-    closed: dict[str, Sample] = {}
+    closed: list[dict[str, Sample]] = []
     steady: dict[str, Steady] = {}
     starts: dict[str, Start] = {}
 
@@ -101,19 +103,38 @@ def chosen(all_of_them: Sequence[Process], only: str) -> list[Process]:
     return found
 
 
-def measure(wanted: Sequence[Process], *, seconds: float, steady_seconds: float, tell: Callable[[str], None]) -> Round:
-    """One round: every process once."""
+class Lengths(msgspec.Struct, frozen=True):
+    """How often each row is looked at in a round, and for how many seconds, in a closed loop and at a steady rate."""
+
+    looks: int
+    seconds: float
+    steady: float
+
+
+def measure(wanted: Sequence[Process], lengths: Lengths, *, tell: Callable[[str], None]) -> Round:
+    """One round: every process once, beside a yardstick that is there all the time."""
     found = Round()
-    for process in wanted:
-        with process.open() as server:
-            for load in process.loads:
-                tell(process.row(load))
-                found.closed[process.row(load)] = _sample(put_on(server, load, seconds=seconds))
-            if process.steady and steady_seconds:
-                tell(f"{process.name}, {RATE:.0f}/s")
-                found.steady[process.name] = _steady(put_on(server, _TWO_RECORDS, seconds=steady_seconds, rate=RATE))
-            found.starts[process.name] = Start(ready=server.ready, resident=resident_mib(server.pid))
+    yardstick = next(each for each in wanted if each.name == YARDSTICK)
+    with yardstick.open() as beside:
+        for process in wanted:
+            with process.open() as server:
+                for load in process.loads:
+                    tell(process.row(load))
+                    found.closed += _looks(server, beside, load, process.row(load), lengths)
+                if process.steady and lengths.steady:
+                    tell(f"{process.name}, {RATE:.0f}/s")
+                    steady = put_on(server, _TWO_RECORDS, seconds=lengths.steady, rate=RATE)
+                    found.steady[process.name] = _steady(steady)
+                found.starts[process.name] = Start(ready=server.ready, resident=resident_mib(server.pid))
     return found
+
+
+def _looks(server: Server, beside: Server, load: Load, row: str, lengths: Lengths) -> Iterator[dict[str, Sample]]:
+    """In turn at the yardstick and at the row: what slows down the machine for a second or a minute slows down both."""
+    put_on(server, load, seconds=lengths.seconds)  # a new process is slow at first
+    for _ in range(lengths.looks):
+        by_yardstick = _sample(put_on(beside, _TWO_RECORDS, seconds=lengths.seconds))
+        yield {YARDSTICK: by_yardstick, row: _sample(put_on(server, load, seconds=lengths.seconds))}
 
 
 def put_on(server: Server, load: Load, *, seconds: float, rate: float = 0.0) -> Report:

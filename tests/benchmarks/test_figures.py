@@ -15,14 +15,14 @@ from tests.benchmarks.report import put_between
 
 
 def sample(cpu: float, rate: float = 100.0, *, p99: float = 1.0) -> Sample:
-    """One row of one round."""
+    """One look at a row."""
     return Sample(cpu_us=cpu, rate=rate, p50=0.5, p99=p99, p999=2.0, own_us=8.0)
 
 
 def row(cpu: float, rate: float) -> Row:
     """One row of a run, by its ratios."""
     figures = {"p50": 0.0, "p99": 0.0, "p999": 0.0, "own_us": 0.0}
-    return Row(rounds=1, cpu_us=0.0, rate=0.0, cpu_ratio=cpu, rate_ratio=rate, **figures)
+    return Row(looks=1, cpu_us=0.0, rate=0.0, cpu_ratio=cpu, rate_ratio=rate, **figures)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1), (50, 50), (99, 99), (99.01, 100), (99.9, 100), (100, 100)])
@@ -36,25 +36,25 @@ def test_there_is_no_percentile_of_nothing() -> None:
     assert math.isnan(percentile([], 50))
 
 
-def test_a_ratio_is_one_within_a_round() -> None:
-    """A machine that was twice as slow in one round changes no ratio; the median of medians would be another number."""
-    rounds = [
+def test_a_ratio_is_one_within_a_look() -> None:
+    """A machine that was twice as slow for a while changes no ratio; the ratio of the medians would be another number."""
+    looks = [
         {"hello": sample(10, 100), "ours": sample(20, 50)},
         {"hello": sample(20, 50), "ours": sample(40, 25)},
         {"hello": sample(10, 100), "ours": sample(90, 10)},
     ]
 
-    ours = summary(rounds)["ours"]
+    ours = summary(looks)["ours"]
 
-    assert (ours.rounds, ours.cpu_ratio, ours.rate_ratio) == (3, 2.0, 0.5)
+    assert (ours.looks, ours.cpu_ratio, ours.rate_ratio) == (3, 2.0, 0.5)
     assert (ours.cpu_us, ours.rate) == (40, 25)
 
 
-def test_a_round_without_the_yardstick_counts_for_nothing() -> None:
+def test_a_look_without_the_yardstick_counts_for_nothing() -> None:
     """There is nothing to compare it with."""
-    rounds = [{"hello": sample(10), "ours": sample(20)}, {"ours": sample(1)}]
+    looks = [{"hello": sample(10), "ours": sample(20)}, {"ours": sample(1)}]
 
-    assert summary(rounds)["ours"].cpu_us == 20
+    assert summary(looks)["ours"].cpu_us == 20
 
 
 def test_slower_is_what_is_beyond_the_tolerance() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from aiokafka.client import ConnectionGroup
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
@@ -21,7 +22,7 @@ from aiokafka.structs import TopicPartition
 
 from service.bus.kafka_client import KafkaClient, Timing
 from service.bus.kafka_connection import Connection
-from service.bus.kafka_express import Batch, Express, _Request
+from service.bus.kafka_express import Batch, Express, _read_next_at_once, _Request
 from service.bus.kafka_producer import KafkaProducer
 from service.bus.topics import TopicPlan
 from tests.kafka.harness import Cluster
@@ -84,13 +85,13 @@ async def test_the_request_is_that_of_aiokafka() -> None:
 BY_TOPIC = [("work", [0, 1]), ("meetings", [3])]
 
 
-def answer(errors: dict[TopicPartition, int]) -> bytes:
-    """As a broker encodes it."""
+def answer(errors: dict[TopicPartition, int], number: int = 77) -> bytes:
+    """As a broker encodes it, to the request of this number."""
     topics = [
         (topic, [(p, errors[TopicPartition(topic, p)], 5, -1, 0) for p in found if TopicPartition(topic, p) in errors])
         for topic, found in BY_TOPIC
     ]
-    return bytes(struct.pack(">i", 77) + ProduceResponse_v7(topics, 0).encode())
+    return bytes(struct.pack(">i", number) + ProduceResponse_v7(topics, 0).encode())
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,97 @@ async def test_what_is_no_answer_ends_the_connection(length: int) -> None:
     """As with aiokafka, whose connection is closed by any error of its reader."""
     with pytest.raises((struct.error, ValueError)):
         _Request(await batches()).decode(BytesIO(answer(dict.fromkeys(PLACES, 0))[4:][:length]))
+
+
+# --- the next answer on a connection ------------------------------------------------------------------------------------
+
+
+class Known(AIOKafkaConnection):  # type: ignore[misc] # aiokafka has no types
+    """A connection to a server that need not be asked what it knows."""
+
+    async def _do_version_lookup(self) -> None:
+        """Nothing."""
+
+
+@asynccontextmanager
+async def asked(*numbers: int) -> AsyncIterator[tuple[Any, list[asyncio.Future[Any]]]]:
+    """A connection with requests of these numbers, the next answer of which is to be read at once; and their futures."""
+    others: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: others.append(writer), "127.0.0.1", 0)
+    connection: Any = Known(*server.sockets[0].getsockname())
+    await connection.connect()
+    _read_next_at_once(connection)
+    answers: list[asyncio.Future[Any]] = []
+    for number in numbers:
+        answers.append(asyncio.get_running_loop().create_future())
+        connection._requests.append((number, _Request(await batches()), answers[-1]))
+    try:
+        yield connection, answers
+    finally:
+        await connection.close()
+        server.close()
+        for other in others:
+            other.close()
+            await other.wait_closed()
+
+
+def frame(number: int, encoded: bytes | None = None) -> bytes:
+    """The answer to this request, as it is sent; all is written."""
+    encoded = answer(dict.fromkeys(PLACES, 0), number) if encoded is None else struct.pack(">i", number) + encoded
+    return struct.pack(">i", len(encoded)) + encoded
+
+
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What goes to the task that reads, from now on."""
+    found, feed = list[bytes](), asyncio.StreamReader.feed_data
+
+    def feeding(self: asyncio.StreamReader, data: bytes) -> None:
+        found.append(data)
+        feed(self, data)
+
+    monkeypatch.setattr(asyncio.StreamReader, "feed_data", feeding)
+    return found
+
+
+ONE, TWO = frame(1), frame(2)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "for_the_task"),
+    [
+        pytest.param([ONE, TWO], TWO, id="whole and alone"),
+        pytest.param([ONE + TWO], ONE + TWO, id="both at once"),
+        pytest.param([ONE + TWO[:5], TWO[5:]], ONE + TWO, id="with a part of the next"),
+        *(pytest.param([ONE[:n], ONE[n:], TWO], ONE + TWO, id=f"cut at {n}") for n in (1, 3, 4, 5, 30)),
+    ],
+)
+async def test_only_an_answer_that_comes_whole_and_alone_is_read_at_once(
+    pieces: list[bytes], for_the_task: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the one behind it is for the task again, as every other one; none is read twice or by nobody."""
+    tasks = fed(monkeypatch)
+    async with asked(1, 2) as (connection, answers):
+        for piece in pieces:
+            connection._protocol.data_received(piece)
+        assert answers[0].done() is (for_the_task == TWO)
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*answers) == [None, None]
+        assert not connection._requests
+        assert connection.connected()
+    assert b"".join(tasks) == for_the_task
+
+
+@pytest.mark.parametrize(
+    "sent", [frame(1, b"abc"), frame(1, b""), frame(7), frame(0)], ids=["too short", "empty", "of another", "of none"]
+)
+async def test_an_answer_that_cannot_be_read_ends_the_connection(sent: bytes) -> None:
+    """At once or by the task: whoever waits hears of it."""
+    async with asked(1, 2) as (connection, answers):
+        connection._protocol.data_received(sent)
+        async with asyncio.timeout(5):
+            found = await asyncio.gather(*answers, return_exceptions=True)
+        assert [isinstance(each, KafkaError) for each in found] == [True, True]
+        assert not connection.connected()
 
 
 # --- on a broker ------------------------------------------------------------------------------------------------------
