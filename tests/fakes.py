@@ -104,6 +104,7 @@ class FakeSender:
         self.counts = dict(counts if counts is not None else {"work": 1, "dead-letters": 1})
         self.limit = MAX_BATCH_BYTES
         self.occupied = False
+        self.occupied_topics = set[str]()
         self.refuse: Callable[[Message], bool] = lambda _: False
         self.log: dict[tuple[str, int], list[Outgoing]] = {}
         self.given: list[GivenBatch] = []
@@ -120,7 +121,7 @@ class FakeSender:
 
     def busy(self, topic: str, partition: int) -> bool:
         """As it is told."""
-        return self.occupied
+        return self.occupied or topic in self.occupied_topics
 
     def flush(self) -> None:
         """Remember how many batches were given until then."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -308,18 +309,21 @@ def _read_next_at_once(connection: Any) -> None:
     """Nothing is on its way on it: let the next answer be read where it comes, if it comes whole and alone, and not by a task
     that has to be woken for its length and for the rest of it. Whatever else comes is for that task.
     """
-    reader = connection._reader
-    feed = type(reader).feed_data
+    found = weakref.ref(connection)  # not the connection: a ring, if no answer ever comes
 
     def at_once(data: bytes) -> None:
+        connection = found()
+        if connection is None or connection._reader is None:
+            return  # closed: nobody reads
+        reader = connection._reader
         del reader.feed_data
         if len(data) - _INT.size == int.from_bytes(data[: _INT.size], "big"):
             with suppress(Exception):  # the task will meet it as well, and close the connection
                 connection._handle_frame(data[_INT.size :])
                 return
-        feed(reader, data)
+        reader.feed_data(data)
 
-    reader.feed_data = at_once
+    connection._reader.feed_data = at_once
 
 
 class _Sent:

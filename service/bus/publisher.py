@@ -241,11 +241,10 @@ class KafkaFirstPublisher:
         self._withdraw([offer])
 
     def flush(self) -> None:
-        """What was offered in this turn of the loop need not wait for its end, unless the broker is busy: then what is offered
-        until it has answered goes with it.
+        """What was offered in this turn of the loop need not wait for its end, unless all its brokers are busy: then what is
+        offered until one of them has answered goes with it.
         """
-        lane = next(reversed(self._ready), None)
-        if lane is not None and not self._is_busy(lane):
+        if not all(map(self._is_busy, self._ready)):
             self._depart()
 
     async def publish(self, messages: Sequence[Message]) -> None:

@@ -58,23 +58,16 @@ class Admission(Generic[T]):
         """How many of ``count`` who come together may come in, the first of them: as many as are not too many, and need not
         wait for too long; nobody while the oldest has.
         """
-        self._asked += count
-        if self._lets_in(now, 0) and (count == 1 or self._lets_in(now, count - 1)):
-            return count
-        return next((before for before in range(count) if not self._lets_in(now, before)), count)
-
-    def _lets_in(self, now: float, before: int) -> bool:
-        """One more behind so many who came together with it."""
         queue = self._queue
-        behind, waiting = self._came + before - self._front, len(queue) + before
+        behind, waiting = self._came - self._front, len(queue)
         if behind < _FEW or behind < 0.8 * waiting:  # the others are stuck: they say nothing of who comes now
             self._begun = None
-            too_late = False
-        else:
-            too_late = self._too_late(now, behind)
+        seconds, asked = self._pace(now), self._asked + 1
+        self._asked += count
         if queue and now - next(iter(queue)).verified > self._seconds:
-            return False
-        return not (waiting and (too_late or waiting >= self._most))
+            return 0
+        more = range(count - 1, -1, -1)  # the last first: where it may come in, all may
+        return next((n + 1 for n in more if not self._too_many(behind + n, waiting + n, asked + n, seconds)), 0)
 
     def add(self, one: T) -> None:
         """From now on it waits; later than all others."""
@@ -106,16 +99,17 @@ class Admission(Generic[T]):
         while self._queue and (oldest := next(iter(self._queue))).verified < moment:
             yield oldest
 
-    def _too_late(self, now: float, behind: int) -> bool:
-        """Whether somebody who comes now, behind so many, would wait for too long, because too many come."""
+    def _pace(self, now: float) -> float:
+        """In how many seconds ``_served`` were served and ``_asked`` came; 0.0: nothing is known."""
         if self._begun is None or now - self._latest > _STILL:
-            return False
-        seconds = self._latest - self._begun
-        if seconds > _MOST:
-            self._forget_half(seconds)
-        return seconds > _LEAST and self._asked > _OVERLOAD * self._served and behind * seconds > AHEAD * self._served
+            return 0.0
+        while (seconds := self._latest - self._begun) > _MOST:
+            self._begun = self._latest - seconds / 2
+            self._asked //= 2
+            self._served //= 2
+        return seconds
 
-    def _forget_half(self, seconds: float) -> None:
-        self._begun = self._latest - seconds / 2
-        self._asked //= 2
-        self._served //= 2
+    def _too_many(self, behind: int, waiting: int, asked: int, seconds: float) -> bool:
+        """So many who wait are enough, or whoever comes now, behind so many, would wait for too long, because too many come."""
+        too_late = seconds > _LEAST and asked > _OVERLOAD * self._served and behind * seconds > AHEAD * self._served
+        return waiting > 0 and (too_late or waiting >= self._most)

@@ -1,7 +1,8 @@
 """The webhook's route without ASGI: what the guard has collected goes straight to the endpoint, and its answer to the socket.
 
 No task, no future, no timer and no message belongs to a request. Everything that is asked of a request, and every answer,
-is the same as by the application (``app.py``), which stays the definition of the endpoint.
+is the same as by the application (``app.py``), which stays the definition of the endpoint. Only what is pipelined behind a
+request whose answer closes the connection may have been stored, though nobody can be told; sent again it has the same id.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ Everything here is a plain call: no task, no future, no timer belongs to a reque
 
 What comes in one turn of the loop is served together, step by step: all signatures, then what all of them mean, then all
 are offered. The processor has the code and the data of a step at hand while it is done for many, and would fetch them
-anew for each request that goes through all steps by itself: that was a seventh of a webhook's whole cost.
+anew for each request that goes through all steps by itself (docs/performance.md has what that costs).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -125,7 +126,8 @@ class StoreFailed(CannotStore):
 
 
 class Ticket(msgspec.Struct, eq=False):
-    """A request and what becomes of it; the moments are in seconds.
+    """A request and what becomes of it; the moments (s) are those of all that are served together: ``verified`` is when the
+    last of them was.
 
     Its headers and its body are let go of as soon as its event is on its way to durability.
     """
@@ -258,7 +260,7 @@ class Endpoint:
         """Those with the signature of a live secret; the others are refused."""
         most, begun = self._most, monotonic()
         try:
-            live, signer = self._signers()
+            live, signer = self._live_verifier()
         except Exception as error:  # noqa: BLE001 - the border: anything may be wrong behind it, and Webex wants an answer
             return self._none_of(tickets, error, InternalError)
         found: list[tuple[Ticket, Secret]] = []
@@ -275,7 +277,7 @@ class Endpoint:
                 found.append((ticket, secret))
         return found
 
-    def _signers(self) -> tuple[Sequence[Secret], Callable[[bytes, Headers], int]]:
+    def _live_verifier(self) -> tuple[Sequence[Secret], Callable[[bytes, Headers], int]]:
         """The live secrets, and what tells which of them signed (BadSignature: none)."""
         live = self._secrets()
         if live is not self._live:
@@ -299,7 +301,7 @@ class Endpoint:
             try:
                 traceparent, ticket.sampled = begin(ticket.traceparent)
                 accepted = understand(ticket.body, traceparent, received)
-                ticket.signed_by = _signer(secret, accepted)
+                ticket.signed_by = _name_for(secret, accepted)
                 ticket.verified = verified
             except Exception as error:  # noqa: BLE001 - as above
                 self._turn_away(ticket, error, StoreFailed)
@@ -399,9 +401,13 @@ class Endpoint:
             self._failed(bug)
 
     def _remember(self, refusal: RequestRefused, ticket: Ticket) -> None:
-        if self._rejections is not None and isinstance(refusal, BadSignature):
+        if self._rejections is None or not isinstance(refusal, BadSignature):
+            return
+        try:
             headers = as_pairs(ticket.headers)
             self._rejections.keep(reason=_code(refusal), headers=headers, body=ticket.body, source=ticket.source)
+        except Exception as bug:  # noqa: BLE001 - as above: those who are served with it have done nothing
+            self._failed(bug)
 
     def _tell(self, say: Callable[..., object], reason: str, status: int) -> None:
         left_out = self._lines.left_out(reason)
@@ -410,14 +416,16 @@ class Endpoint:
             say("webhook.refused", status=status, reason=reason, **more)
 
     def _failed(self, bug: Exception) -> None:
-        """Log where it happened, and not what it says: that may hold personal data."""
-        left_out = self._lines.left_out(type(bug).__name__)
-        if left_out is not None:
-            self._log.error("webhook.failed", error=type(bug).__name__, at=whereabouts(bug))
+        """Log where it happened, and not what it says: that may hold personal data. Never raises: where nothing can be logged,
+        webhooks are served all the same.
+        """
+        with contextlib.suppress(Exception):
+            if self._lines.left_out(type(bug).__name__) is not None:
+                self._log.error("webhook.failed", error=type(bug).__name__, at=whereabouts(bug))
 
 
-def _signer(secret: Secret, accepted: Accepted) -> str:
-    """The name of the secret. Raises WrongOwner."""
+def _name_for(secret: Secret, accepted: Accepted) -> str:
+    """The name under which it may sign this. Raises WrongOwner."""
     name = secret.name_for(accepted.org_id, accepted.registration, quarantined=accepted.quarantined)
     if name is None:
         raise WrongOwner

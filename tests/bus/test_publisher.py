@@ -258,6 +258,23 @@ async def test_what_is_flushed_waits_for_a_busy_broker(tmp_path: Path) -> None:
     assert numbers(sender.values()) == list(range(5))
 
 
+@pytest.mark.parametrize("busy", ["work", "meetings"])
+async def test_a_busy_broker_holds_up_no_other(tmp_path: Path, busy: str) -> None:
+    """Where records are flushed for several, those for an idle one depart, whichever was offered last."""
+    sender, told = FakeSender(counts={"work": 1, "meetings": 1}), Told()
+    async with publishing(sender, tmp_path, deadline=5) as (publisher, _):
+        sender.occupied_topics = {busy}
+        publisher.offer([record(0, topic="meetings"), record(1)], told)
+        publisher.flush()
+        assert ([each.topic for each in sender.given], sender.flushed) == (list({"work", "meetings"} - {busy}), [1])
+        sender.occupied_topics = set()
+        sender.acknowledge()
+        await steps()
+        assert [each.topic for each in sender.given][1:] == [busy]
+        sender.acknowledge()
+        await until(lambda: told.errors == [None])
+
+
 async def test_where_nothing_is_ready_nothing_is_flushed(tmp_path: Path) -> None:
     """Calls without a record, and what has departed before, are no reason to disturb the sender; at the end of the turn it is
     told that nothing more comes with what departs then.

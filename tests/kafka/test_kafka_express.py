@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import struct
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -210,6 +211,20 @@ async def test_an_answer_that_cannot_be_read_ends_the_connection(sent: bytes) ->
             found = await asyncio.gather(*answers, return_exceptions=True)
         assert [isinstance(each, KafkaError) for each in found] == [True, True]
         assert not connection.connected()
+
+
+async def test_a_connection_that_closes_before_its_answer_goes_without_the_collector() -> None:
+    """Brokers come and go, and the collector comes seldom."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with asked(1) as (connection, answers):
+            gone = weakref.ref(connection)
+            del connection
+        assert isinstance(answers[0].exception(), KafkaError)
+        await until(lambda: gone() is None)
+    finally:
+        gc.enable()
 
 
 # --- on a broker ------------------------------------------------------------------------------------------------------

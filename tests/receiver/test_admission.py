@@ -52,6 +52,33 @@ def test_those_who_come_in_together_count_for_one_another() -> None:
     assert [admission.admit(10.1, count) for count in (1, 3)] == [0, 0]
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_who_comes_with_others_comes_in_as_if_alone(seed: int) -> None:
+    """One after the other, as many come in as together, whatever was before: at any pace, after any pause."""
+    chance = random.Random(seed)  # noqa: S311 - the same for every run
+    together, alone = Admission[Waiting](most=60, seconds=4), Admission[Waiting](most=60, seconds=4)
+    waiting: list[tuple[Waiting, Waiting]] = []
+    now, refused, pause = 0.0, 0, chance.choice([0.001, 0.02, 0.1])
+    for _ in range(400):
+        now += chance.choice([0, pause, pause, 0.3, 0.7, 3]) if chance.random() < 0.1 else pause * chance.random()
+        for _ in range(min(len(waiting), chance.randint(0, 14))):
+            pair = waiting.pop(0 if chance.random() < 0.9 else chance.randrange(len(waiting)))
+            served = chance.random() < 0.95
+            for admission, one in zip((together, alone), pair, strict=True):
+                assert admission.served(one, now) if served else admission.remove(one)
+        count, came_in = chance.randint(1, 24), 0
+        admitted = together.admit(now, count)
+        for _ in range(count):
+            if alone.admit(now):
+                came_in += 1
+                waiting.append((Waiting(now), Waiting(now)))
+                together.add(waiting[-1][0])
+                alone.add(waiting[-1][1])
+        assert admitted == came_in
+        refused += count - admitted
+    assert refused
+
+
 def test_nobody_comes_in_while_one_has_waited_for_too_long() -> None:
     """It is the oldest that counts; those behind it may be answered before it."""
     admission = Admission[Waiting](most=100, seconds=3)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from service.core import event as events
@@ -379,6 +380,28 @@ def test_a_bug_that_meets_all_is_an_answer_to_each(
 
     assert answers.given == {number: [status] for number in range(count)}
     assert "alice" not in repr(logs)
+
+
+class Full:
+    """Keeps nothing."""
+
+    def keep(self, **_: object) -> None:
+        """Raise."""
+        raise OSError("alice@example.org")
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_what_cannot_be_remembered_or_logged_disturbs_nobody(turn: Turn, held: Held, mute: bool) -> None:
+    """A rejection for which there is no place, and a log that raises for every line: all have their answers."""
+    endpoint, answers = Bench(limits=Limits(), turn=turn, rejections=Full()).endpoint(held), Answers()
+    if mute:
+        structlog.configure(processors=[lambda *_: bug()])
+    for number in range(3):
+        endpoint.take(RAW, b"forged", answers.of(10 + number))
+        ask(endpoint, answers, [number])
+    turn.end()
+
+    assert (offered(held), answers.given) == ([0, 1, 2], {10: [401], 11: [401], 12: [401]})
 
 
 class Stuck(Held):
