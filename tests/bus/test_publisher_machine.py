@@ -258,13 +258,17 @@ class PublisherMachine(RuleBasedStateMachine):
         self.life.calls[call] = list(range(first, self.published))
         self.settle()
 
-    @rule(count=st.integers(1, 40), bad=st.integers(0, 80), late=st.booleans())
-    def publish_many(self, count: int, bad: int, late: bool) -> None:
-        """At once, each by itself; perhaps so long ago by now that they are late."""
+    @rule(count=st.integers(1, 40), bad=st.integers(0, 80), late=st.booleans(), together=st.integers(1, 41))
+    def publish_many(self, count: int, bad: int, late: bool, together: int) -> None:
+        """In one turn of the loop, each by itself, flushed after so many; perhaps so long ago by now that they are late."""
+        flushes: list[asyncio.Task[None]] = []
         for n in range(count):
             message = self.next_record("work", "abc"[n % 3], bad=n == bad)
             self.life.calls[self.loop.create_task(self.life.publisher.publish([message]))] = [self.published - 1]
+            if (n + 1) % together == 0:
+                flushes.append(self.loop.create_task(self._do(self.life.publisher.flush)))
         self.settle()
+        assert all(flush.result() is None for flush in flushes)
         if late:
             self.wait(DEADLINE)
 
@@ -288,10 +292,10 @@ class PublisherMachine(RuleBasedStateMachine):
         if answering:
             self.acknowledge(99)
 
-    @rule(occupied=st.booleans())
-    def occupy(self, occupied: bool) -> None:
-        """Its brokers have not answered what they have: what is given now had better wait."""
-        self.life.sender.occupied = occupied
+    @rule(topics=st.sets(st.sampled_from(["work", "meetings", "dead-letters"])))
+    def occupy(self, topics: set[str]) -> None:
+        """The brokers of these have not answered what they have: what is given now had better wait."""
+        self.life.sender.occupied_topics = topics
 
     @rule()
     def tell_of_topics(self) -> None:
