@@ -18,7 +18,7 @@ run: .venv/.run ## everything in one process, with a simulated Webex and no Kafk
 	@trap : INT; $(BIN)/webex-events dev || { status=$$?; [ $$status -eq 130 ] || exit $$status; }
 
 test: .venv/.dev ## all tests; those on real Kafka wherever Java and Maven are to be had
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 faults: .venv/.dev ## everything that can go wrong, on three real brokers (over an hour); writes the table in docs/reliability.md
 	@$(BIN)/python -m tests.faults $(PYTEST_FLAGS)
