@@ -382,7 +382,7 @@ class KafkaFirstPublisher:
         self._go_on(lane)
 
     def _held_up(self, lane: Lane) -> bool:
-        before = self._lanes.before(lane) if self._lanes.ordered else None
+        before = self._lanes.before(lane)
         return before is not None and before.journalling
 
     def _go_on(self, lane: Lane, *, patient: bool = True) -> None:
@@ -390,15 +390,13 @@ class KafkaFirstPublisher:
         into_journal = lane.journalling and lane.waiting
         if into_journal and self._spool is not None:
             self._spool.append(lane) if self._storing else self._look_later(lane)
-        if lane.flight is not None or self._grounded:
-            return
-        if self._lanes.ordered and self._lanes.before(lane) is not None:
+        if lane.flight is not None or self._grounded or self._lanes.before(lane) is not None:
             return
         if lane.empty:
             lane.journalling = False
             for other in self._lanes.emptied(lane):
                 self._go_on(other)
-        elif lane.partition is None and not self._lanes.leads_somewhere(lane):
+        elif not self._lanes.leads_somewhere(lane):
             self._look_later(lane)
         elif lane.rows:
             self._read(lane)
@@ -569,7 +567,7 @@ class KafkaFirstPublisher:
         finished = self._durable(delivery.passed())
         if not delivery.finished:
             self._send(lane, flight, delivery)
-        elif len(flight.deliveries) == 1 or flight.finished:
+        elif flight.finished:
             self._land(lane)
         self._tell(finished)
 

@@ -26,8 +26,6 @@ class Routing:
         self._remembered = 0
         self._asked: dict[str, dict[str, Lane]] = {}  # by topic, those for its count as it is now
         self._first: Lane | None = None  # of an earlier version: before all others
-        #: Some lane may have to wait for another one.
-        self.ordered = False
 
     def __iter__(self) -> Iterator[Lane]:
         if self._first is not None:
@@ -40,7 +38,6 @@ class Routing:
             self._first = lane
         else:
             self._lanes[lane.topic, lane.partition] = lane
-        self.ordered |= lane.partition is None
 
     def lane_for(self, message: Message) -> Lane:
         """Raises UnicodeError for what cannot decide a partition."""
@@ -76,7 +73,6 @@ class Routing:
         lane = self._lanes.get((topic, partition))
         if lane is None:
             lane = self._lanes[topic, partition] = Lane(topic, partition, stream_of(topic, partition))
-            self.ordered |= partition is None
         return lane
 
     def before(self, lane: Lane) -> Lane | None:
@@ -94,15 +90,10 @@ class Routing:
             return []
         if lane is self._first:
             self._first = None
-            self._look_for_order()
             return list(self._lanes.values())
         if self._partitions(lane.topic) is not None:
             self._lanes.pop((lane.topic, None), None)
-            self._look_for_order()
         return [other for other in self._lanes.values() if other.topic == lane.topic and other is not lane]
-
-    def _look_for_order(self) -> None:
-        self.ordered = self._first is not None or any(partition is None for _, partition in self._lanes)
 
     def leads_somewhere(self, lane: Lane) -> bool:
         """False as long as it is not known where to."""
